@@ -1,0 +1,115 @@
+"""Header fields as they travel: an ordered list of lines, and the rules on which of them may go on.
+
+Sources: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112 section 6 (framing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Field = tuple[bytes, bytes, bytes]
+"""(name in lower case, name as it came, value)"""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+"""Fields that belong to one connection and never cross the gateway."""
+
+FORWARDING = frozenset(
+    {
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-real-ip",
+    }
+)
+"""Fields that tell where a request came from. They end here: OpenAI need not know our clients' addresses."""
+
+REPLACED_IN_REQUESTS = HOP_BY_HOP | FORWARDING | {b"host", b"content-length", b"expect"}
+REPLACED_IN_RESPONSES = HOP_BY_HOP
+
+
+class Headers:
+    """An ordered list of header lines; names compare in lower case, values are the bytes that came."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self, fields: list[Field] | None = None) -> None:
+        self.fields: list[Field] = [] if fields is None else fields
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
+        """Make headers from text pairs (latin-1, as Tornado holds them)."""
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+        return cls([(name.lower(), name, value) for name, value in encoded])
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first line with this lower-case name, or None."""
+        for lower, _, value in self.fields:
+            if lower == name:
+                return value
+        return None
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """The values of every line with this lower-case name, in order."""
+        return [value for lower, _, value in self.fields if lower == name]
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Append one line."""
+        self.fields.append((name.lower(), name, value))
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Put one line in the place of all lines of that name."""
+        self.remove(name.lower())
+        self.add(name, value)
+
+    def remove(self, name: bytes) -> None:
+        """Drop every line with this lower-case name."""
+        self.fields = [field for field in self.fields if field[0] != name]
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Every line as text (latin-1)."""
+        for _, name, value in self.fields:
+            yield name.decode("latin-1"), value.decode("latin-1")
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __repr__(self) -> str:
+        # Values may be secrets: only the names are shown.
+        return f"<Headers {[name.decode('latin-1') for _, name, _ in self.fields]}>"
+
+
+def connection_named(headers: Headers) -> frozenset[bytes]:
+    """The lower-case names a ``Connection`` field declares hop-by-hop (RFC 9110 section 7.6.1)."""
+    named: set[bytes] = set()
+    for value in headers.get_all(b"connection"):
+        named.update(token.strip().lower() for token in value.split(b","))
+    named.discard(b"")
+    return frozenset(named)
+
+
+def end_to_end(headers: Headers, replaced: frozenset[bytes]) -> list[Field]:
+    """The lines that may cross: without the ``replaced`` ones and without those ``Connection`` names."""
+    connection = headers.get(b"connection")
+    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+        replaced = replaced | connection_named(headers)
+    return [field for field in headers.fields if field[0] not in replaced]
+
+
+def encode(fields: Iterable[Field]) -> bytes:
+    """The lines as they stand on the wire, each ended by CRLF."""
+    return b"".join([b"%b: %b\r\n" % (name, value) for _, name, value in fields])
