@@ -50,6 +50,7 @@ KEY_MISSING = Message(
 KEY_MISSING_CHAT = Message(
     "No API key was given, and this server has none of its own. Send yours in the field 'api_key'."
 )
+KEY_MALFORMED = Message("The API key holds characters that no key has.")
 
 NOT_FOUND = Message("There is nothing at {method} {path}.")
 METHOD_NOT_ALLOWED = Message("The method {method} is not allowed here. Use {allowed}.")

@@ -35,6 +35,7 @@ class Stage:
     def __init__(self, name: str, mode: Mode = Mode.ENFORCE) -> None:
         self.name = name
         self.mode = mode
+        self.is_enforcing = mode is Mode.ENFORCE
 
     def on_request_headers(self, exchange: Exchange) -> Outcome:
         """Runs when the request head is in, before any body byte is read."""

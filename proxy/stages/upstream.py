@@ -1,0 +1,133 @@
+"""upstream: where requests go. It writes the request head; the wire sends it."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from proxy.core.exchange import Exchange, Route
+from proxy.core.headers import REPLACED_IN_REQUESTS, encode, end_to_end
+from proxy.core.messages import LOOP_DETECTED
+from proxy.core.reply import INVALID_REQUEST, Reply
+from proxy.core.stage import Stage
+from proxy.stages.model import Services, StageConfig
+
+HOP_FIELD = b"x-sluice-hop"
+# With a server's key these would still speak for the client's own account.
+_CLIENTS_ACCOUNT = frozenset({b"openai-organization", b"openai-project", b"cookie"})
+_WITHOUT_AUTHORIZATION = REPLACED_IN_REQUESTS | {b"authorization"}
+_WITHOUT_ACCOUNT = _WITHOUT_AUTHORIZATION | _CLIENTS_ACCOUNT
+_URL = re.compile(r"[\x21-\x7e]+\Z")
+
+
+class UpstreamConfig(StageConfig):
+    """The upstream's address and how long we wait for it. Times in seconds."""
+
+    base_url: str = Field(
+        default="https://api.openai.com/v1",
+        description="Where /v1 leads, version prefix included; without a path it gets /v1.",
+    )
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="For name, connection and TLS handshake.")
+    first_byte_timeout_s: float = Field(
+        default=900.0, gt=0, description="From the whole request sent to the first byte of the answer."
+    )
+    idle_timeout_s: float = Field(default=900.0, gt=0, description="Between two pieces of an answer.")
+    pool_idle_timeout_s: float = Field(
+        default=30.0, ge=0, description="How long an unused connection is kept; below the origin's own limit."
+    )
+    ca_file: str | None = Field(
+        default=None, description="A PEM file of authorities to trust instead of the system's."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable(cls, url: str) -> str:
+        if not _URL.match(url):
+            raise ValueError("spaces, control and non-ASCII characters do not belong into a URL")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"not a URL: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise ValueError("write it like https://api.openai.com/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment or "?" in url or "#" in url:
+            raise ValueError("user names, queries and fragments do not belong into base_url")
+        return url
+
+
+class Origin(NamedTuple):
+    """What a pool of connections is kept for."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def of(cls, base_url: str) -> tuple[Origin, bytes, bytes]:
+        """(origin, value of the Host field, path prefix without a slash at its end)."""
+        parts = urlsplit(base_url)
+        tls = parts.scheme == "https"
+        host = parts.hostname or ""
+        origin = cls(host, parts.port or (443 if tls else 80), tls)
+        bracketed = f"[{host}]" if ":" in host else host
+        default_port = parts.port is None or parts.port == (443 if tls else 80)
+        authority = bracketed if default_port else f"{bracketed}:{parts.port}"
+        path = parts.path.rstrip("/") or "/v1"
+        return origin, authority.encode("ascii"), path.encode("ascii")
+
+
+class Upstream(Stage):
+    """The last stage: stops loops, and writes the head of the request that goes on."""
+
+    reads = ("headers", "target")
+    terminal = True
+
+    def __init__(self, name: str, config: UpstreamConfig, services: Services) -> None:
+        super().__init__(name, config.mode)
+        self.config = config
+        self.origin, host, self._path = Origin.of(config.base_url)
+        self.is_openai = self.origin.host == "api.openai.com"
+        self._hop_id = services.hop_id
+        self._head = b" HTTP/1.1\r\nHost: %b\r\n%b: %b\r\n" % (host, HOP_FIELD, services.hop_id)
+
+    def on_request_headers(self, exchange: Exchange) -> Reply | None:
+        """508 if this very gateway has already forwarded the request."""
+        hops = exchange.headers.get(HOP_FIELD)
+        if hops is not None and self._hop_id in exchange.headers.get_all(HOP_FIELD):
+            return Reply.of(508, INVALID_REQUEST, "loop_detected", LOOP_DETECTED)
+        return None
+
+    def request_head(self, exchange: Exchange, framing: bytes) -> bytes:
+        """The head of a forwarded ``/v1`` request; ``framing`` is the ready line that frames its body."""
+        authorization = exchange.authorization
+        if authorization is None:
+            fields = end_to_end(exchange.headers, REPLACED_IN_REQUESTS)
+            credential = b""
+        else:
+            is_servers = exchange.credential_source == "server"
+            fields = end_to_end(exchange.headers, _WITHOUT_ACCOUNT if is_servers else _WITHOUT_AUTHORIZATION)
+            credential = b"Authorization: %b\r\n" % authorization
+        method = exchange.method.encode("ascii")
+        # The target begins with /v1, which base_url's own path stands for.
+        start = b"%b %b%b%b" % (method, self._path, exchange.target[3:], self._head)
+        return b"".join((start, credential, encode(fields), framing, b"\r\n"))
+
+    def chat_head(self, authorization: bytes | None, user_agent: bytes, length: int) -> bytes:
+        """The head of the chat-completions request that stands for one of the simple chat contract."""
+        credential = b"Authorization: %b\r\n" % authorization if authorization else b""
+        return (
+            b"POST %b/chat/completions%b%b"
+            b"Content-Type: application/json\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
+            b"User-Agent: %b\r\nContent-Length: %d\r\n\r\n"
+        ) % (self._path, self._head, credential, user_agent, length)
+
+    def explain(self, exchange: Exchange) -> str:
+        """Where the request goes."""
+        scheme = "https" if self.origin.tls else "http"
+        path = b"/chat/completions" if exchange.route is Route.CHAT else exchange.path[3:]
+        target = (self._path + path).decode("latin-1")
+        return f"{exchange.method} goes to {scheme}://{self.origin.host}:{self.origin.port}{target}"
