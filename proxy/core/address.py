@@ -45,9 +45,7 @@ def parse_network(text: str) -> Network:
         network = ipaddress.ip_network(text, strict=False)
         strict = network.network_address == ipaddress.ip_address(address)
     except ValueError:
-        raise ValueError(
-            f"{text!r} is not an IP address or a network like 10.0.0.0/8 or 2001:db8::/32"
-        ) from None
+        raise ValueError(f"{text!r} is not an IP address or a network like 10.0.0.0/8 or 2001:db8::/32") from None
     if not strict:
         raise ValueError(f"{text!r} has bits set behind the prefix; did you mean {network}?")
     return _unmapped(network)

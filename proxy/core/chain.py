@@ -90,9 +90,7 @@ class Chain:
         self._response_headers = tuple(
             (n, s.on_response_headers) for n, s in enforcing if _overrides(s, "on_response_headers")
         )
-        self._response_chunk = tuple(
-            s.on_response_chunk for _, s in enforcing if _overrides(s, "on_response_chunk")
-        )
+        self._response_chunk = tuple(s.on_response_chunk for _, s in enforcing if _overrides(s, "on_response_chunk"))
         self._complete = tuple((n, s.on_complete) for n, s in backwards if _overrides(s, "on_complete"))
         self.changes_chunks = bool(self._response_chunk)
 
@@ -164,6 +162,8 @@ class Chain:
 
     def verdicts(self, exchange: Exchange) -> list[tuple[str, str]]:
         """(stage, verdict) for every stage this exchange reached: pass, deny or shadow_deny with the code."""
+        if exchange.entered < 0:
+            return []
         found = [(name, "pass") for name in self.names[: exchange.entered]]
         if exchange.entered < self._length:
             reply = exchange.reply

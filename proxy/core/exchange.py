@@ -108,7 +108,7 @@ class Exchange:
         self.aborted = ""  # "", "client" or "upstream": who ended it early
         # the chain
         self.step = 0
-        self.entered = 0
+        self.entered = -1  # index of the stage it stands at; -1 = no chain was asked
         self.reply: Reply | None = None
         self.shadowed: list[tuple[str, Reply]] | None = None
         self.completed = False

@@ -44,8 +44,7 @@ LIMIT_PER_DAY = Message(
 TRY_AGAIN = Message("Try again in {count} second.", "Try again in {count} seconds.")
 
 KEY_MISSING = Message(
-    "No API key was given. Send it in the Authorization header as a bearer token: "
-    "'Authorization: Bearer YOUR_KEY'."
+    "No API key was given. Send it in the Authorization header as a bearer token: 'Authorization: Bearer YOUR_KEY'."
 )
 KEY_MISSING_CHAT = Message(
     "No API key was given, and this server has none of its own. Send yours in the field 'api_key'."

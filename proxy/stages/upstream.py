@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -11,6 +10,7 @@ from pydantic import Field, field_validator
 from proxy.core.exchange import Exchange, Route
 from proxy.core.headers import REPLACED_IN_REQUESTS, encode, end_to_end
 from proxy.core.messages import LOOP_DETECTED
+from proxy.core.origin import Origin
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.core.stage import Stage
 from proxy.stages.model import Services, StageConfig
@@ -57,27 +57,6 @@ class UpstreamConfig(StageConfig):
         if "@" in parts.netloc or parts.query or parts.fragment or "?" in url or "#" in url:
             raise ValueError("user names, queries and fragments do not belong into base_url")
         return url
-
-
-class Origin(NamedTuple):
-    """What a pool of connections is kept for."""
-
-    host: str
-    port: int
-    tls: bool
-
-    @classmethod
-    def of(cls, base_url: str) -> tuple[Origin, bytes, bytes]:
-        """(origin, value of the Host field, path prefix without a slash at its end)."""
-        parts = urlsplit(base_url)
-        tls = parts.scheme == "https"
-        host = parts.hostname or ""
-        origin = cls(host, parts.port or (443 if tls else 80), tls)
-        bracketed = f"[{host}]" if ":" in host else host
-        default_port = parts.port is None or parts.port == (443 if tls else 80)
-        authority = bracketed if default_port else f"{bracketed}:{parts.port}"
-        path = parts.path.rstrip("/") or "/v1"
-        return origin, authority.encode("ascii"), path.encode("ascii")
 
 
 class Upstream(Stage):

@@ -1,0 +1,142 @@
+"""The client's side of an exchange, whichever server it came in through.
+
+`proxy.wire.response.ResponseWriter` has this interface itself; `StockDownstream` gives it to the connections of
+Tornado's own server, which frames bodies by itself and normalises the case of header names.
+"""
+
+from __future__ import annotations
+
+import socket
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
+
+from proxy.core.headers import Field
+from proxy.wire.framing import Framing
+from proxy.wire.response import ResponseWriter, set_reset_on_close
+
+
+class Downstream(Protocol):
+    """What the delegate does to the client."""
+
+    can_splice: bool
+    is_gated: bool
+    started: bool
+
+    @property
+    def context(self) -> Any:
+        """Who is there: ``address``."""
+        ...
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call back when the client leaves while its answer is not whole."""
+        ...
+
+    def start(
+        self,
+        status: int,
+        reason: bytes,
+        fields: list[Field],
+        framing: Framing,
+        chunk: bytes = b"",
+        *,
+        splice: bool = False,
+    ) -> Future[None]:
+        """Write the head and perhaps the first piece of the body."""
+        ...
+
+    def write(self, chunk: bytes) -> Future[None]:
+        """Write a piece of the body; the future says when more is welcome."""
+        ...
+
+    def finish(self) -> None:
+        """End the answer."""
+        ...
+
+    def splice(self, data: bytes) -> Future[None]:
+        """Write bytes of the body that are framed already."""
+        ...
+
+    def splice_end(self) -> None:
+        """End an answer that was framed already."""
+        ...
+
+    def abort(self) -> None:
+        """Break off so that the client sees a cut."""
+        ...
+
+
+class StockDownstream:
+    """A connection of Tornado's own server."""
+
+    can_splice = False
+    is_gated = False
+
+    def __init__(self, connection: HTTP1Connection) -> None:
+        self._connection = connection
+        self.started = False
+
+    @property
+    def context(self) -> Any:
+        """Who is there, in Tornado's own object."""
+        return self._connection.context
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call back when the client leaves while its answer is not whole."""
+        self._connection.set_close_callback(callback)
+
+    def start(
+        self,
+        status: int,
+        reason: bytes,
+        fields: list[Field],
+        framing: Framing,
+        chunk: bytes = b"",
+        *,
+        splice: bool = False,
+    ) -> Future[None]:
+        """Write the head; Tornado frames the body by its Content-Length, else in chunks."""
+        assert not splice
+        self.started = True
+        headers = HTTPHeaders()
+        for _, name, value in fields:
+            headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        line = ResponseStartLine("HTTP/1.1", status, reason.decode("latin-1"))
+        return self._connection.write_headers(line, headers, chunk or None)
+
+    def write(self, chunk: bytes) -> Future[None]:
+        """Write a piece of the body."""
+        return self._connection.write(chunk)
+
+    def finish(self) -> None:
+        """End the answer."""
+        self._connection.finish()
+
+    def splice(self, data: bytes) -> Future[None]:
+        """Never called: this server frames bodies by itself."""
+        raise TypeError("Tornado's server cannot splice")
+
+    def splice_end(self) -> None:
+        """Never called: this server frames bodies by itself."""
+        raise TypeError("Tornado's server cannot splice")
+
+    def abort(self) -> None:
+        """Break off; a body that would end with the connection is ended by a reset instead."""
+        stream = self._connection.stream
+        if stream is None or stream.closed():
+            return
+        if isinstance(stream.socket, socket.socket):
+            set_reset_on_close(stream.socket)
+        self._connection.close()
+
+
+def downstream_of(connection: HTTPConnection) -> Downstream:
+    """The client's side behind any connection a delegate can be given. Raises TypeError for unknown ones."""
+    if isinstance(connection, ResponseWriter):
+        return connection
+    if isinstance(connection, HTTP1Connection):
+        return StockDownstream(connection)
+    raise TypeError(f"cannot answer through a {type(connection).__name__}")

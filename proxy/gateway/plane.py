@@ -1,0 +1,287 @@
+"""The data plane: what all exchanges share, and the way in for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Awaitable
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from proxy.core.address import UNIX, client_address, contains, normalise_peer, parse_address, parse_network
+from proxy.core.catalogue import Catalogue, find_locales, negotiate
+from proxy.core.chain import Chain
+from proxy.core.exchange import Exchange, Route
+from proxy.core.headers import Field, Headers
+from proxy.core.reply import Reply
+from proxy.gateway.access_log import AccessLog
+from proxy.gateway.chat_contract import Defaults
+from proxy.gateway.delegate import ExchangeDelegate
+from proxy.gateway.downstream import Downstream, downstream_of
+from proxy.gateway.envelope import JSON_TYPE, chat_error, openai_error, refusal_of
+from proxy.gateway.local import HealthDelegate, NowhereDelegate
+from proxy.gateway.routes import Destination, Routes, speaks_openai
+from proxy.gateway.simple_chat import ChatDelegate
+from proxy.limits.memory import MemoryStore
+from proxy.limits.store import Clock
+from proxy.stages import Services, build
+from proxy.stages.upstream import Upstream
+from proxy.wire.gate import RequestError
+from proxy.wire.pool import Pool, UpstreamTimeouts
+from proxy.wire.response import ResponseWriter
+from proxy.wire.ticker import Ticker
+
+if TYPE_CHECKING:
+    from proxy.settings.model import Settings
+
+log = logging.getLogger("sluice.gateway")
+
+_PRIVATE = tuple(map(parse_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+HIDDEN_CLIENTS_AFTER = 20
+"""Requests from one and the same private peer after which we suspect that it hides the real clients."""
+
+
+class DataPlane(HTTPServerConnectionDelegate):
+    """Every exchange goes through here: a delegate for our own listener, and for any Tornado application.
+
+    It may be built before the loop runs; connections upstream are made when the first request comes.
+    """
+
+    def __init__(
+        self, settings: Settings, access_log: AccessLog | None = None, clock: Clock = time.monotonic
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.access_log = access_log
+        services = Services(
+            clock=clock,
+            open_store=lambda name, max_subjects: MemoryStore(clock, max_subjects),
+            hop_id=os.urandom(8).hex().encode("ascii"),
+        )
+        self.chain = Chain(build(name, settings.stages[name], services) for name in settings.chain)
+        upstream = self.chain.stages[-1]
+        assert isinstance(upstream, Upstream)
+        self.upstream = upstream
+        self.catalogue = Catalogue.load(find_locales())
+        self.max_body_bytes = settings.listen.max_body_bytes
+        self.max_held_bytes = settings.simple_chat.max_body_bytes
+        simple_chat = settings.simple_chat
+        self.chat_defaults = Defaults(
+            model=simple_chat.default_model,
+            max_tokens=simple_chat.max_tokens.default,
+            most_tokens=simple_chat.max_tokens.maximum,
+            token_field=simple_chat.token_field,
+            aliases=settings.model_aliases,
+        )
+        self.is_ready = True
+        self._routes = Routes(simple_chat.route)
+        self._trusted = tuple(parse_network(entry) for entry in settings.trusted_proxies)
+        self._sequence = 0
+        self._id_prefix = f"req_{os.urandom(6).hex()}"
+        self._date = (0.0, b"")
+        self._only_peer: str | None = None
+        self._in_flight = 0
+        self._pool: Pool | None = None
+        self._ticker: Ticker | None = None
+
+    # the way in
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Take a request of our own listener, or of Tornado's server."""
+        downstream = downstream_of(request_conn)
+        if isinstance(request_conn, ResponseWriter):
+            return self.delegate_for(request_conn.head.target, downstream)
+        return _StockRouter(self, downstream)
+
+    def delegate_for(self, target: bytes, downstream: Downstream) -> HTTPMessageDelegate:
+        """The delegate for a target: the chain's, or a local answer."""
+        destination = self._routes.destination(target)
+        if destination is Destination.API:
+            return ExchangeDelegate(self, downstream)
+        if destination is Destination.CHAT:
+            return ChatDelegate(self, downstream)
+        if destination is Destination.NOWHERE:
+            return NowhereDelegate(self, downstream)
+        return HealthDelegate(downstream, ok=destination is Destination.HEALTHZ or self.is_ready)
+
+    def open_exchange(self, method: str, target: bytes, headers: Headers, context: Any, route: Route) -> Exchange:
+        """A new exchange, with its client's address resolved."""
+        peer_ip = _peer_ip(context)
+        forwarded = headers.get_all(b"x-forwarded-for")
+        client_ip = client_address(peer_ip, forwarded, self._trusted) if forwarded and self._trusted else peer_ip
+        self._sequence = sequence = self._sequence + 1
+        self._in_flight += 1
+        if sequence <= HIDDEN_CLIENTS_AFTER:
+            self._watch_peers(peer_ip, sequence)
+        return Exchange(
+            method=method,
+            target=target,
+            headers=headers,
+            peer_ip=peer_ip,
+            client_ip=client_ip,
+            route=route,
+            request_id=f"{self._id_prefix}{sequence:08x}",
+            sequence=sequence,
+            started_ns=time.time_ns(),
+            started_s=self.clock(),
+            forwarded_chain=b", ".join(forwarded).decode("latin-1") if forwarded else "",
+        )
+
+    def close_exchange(self, exchange: Exchange) -> None:
+        """An exchange has ended."""
+        self._in_flight -= 1
+        if self.access_log is not None:
+            self.access_log.add(exchange, self.chain, self.clock())
+
+    # what exchanges need
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop the plane runs on."""
+        return self.ticker.loop
+
+    @property
+    def ticker(self) -> Ticker:
+        """The timer of all connections, made when first needed."""
+        if self._ticker is None:
+            self._ticker = Ticker(asyncio.get_running_loop())
+        return self._ticker
+
+    @property
+    def pool(self) -> Pool:
+        """The connections upstream, made when first needed."""
+        if self._pool is None:
+            config = self.upstream.config
+            timeouts = UpstreamTimeouts(
+                connect_s=config.connect_timeout_s,
+                first_byte_s=config.first_byte_timeout_s,
+                idle_s=config.idle_timeout_s,
+                pool_idle_s=config.pool_idle_timeout_s,
+            )
+            tls = ssl.create_default_context(cafile=config.ca_file) if self.upstream.origin.tls else None
+            self._pool = Pool(self.upstream.origin, self.ticker, timeouts, tls)
+        return self._pool
+
+    def language_of(self, exchange: Exchange) -> str:
+        """The language to answer an exchange in."""
+        return self._language(exchange.headers)
+
+    def _language(self, headers: Headers) -> str:
+        accepted = headers.get_all(b"accept-language")
+        value = b",".join(accepted).decode("latin-1") if accepted else None
+        return negotiate(value, self.settings.language)
+
+    def render(self, reply: Reply, exchange: Exchange) -> tuple[bytes, bytes]:
+        """(content type, body) of a reply, in the exchange's language and the shape of its route."""
+        render = openai_error if exchange.route is Route.API else chat_error
+        return JSON_TYPE, render(reply, self.catalogue, self.language_of(exchange))
+
+    def render_refusal(self, error: RequestError, target: bytes, headers: Headers) -> tuple[list[Field], bytes]:
+        """The answer to a request that the wire refused: (header lines, body)."""
+        reply = refusal_of(error)
+        render = openai_error if speaks_openai(target) else chat_error
+        body = render(reply, self.catalogue, self._language(headers))
+        self._sequence += 1
+        request_id = f"{self._id_prefix}{self._sequence:08x}".encode("ascii")
+        fields = [
+            (b"content-type", b"Content-Type", JSON_TYPE),
+            *reply.headers,
+            (b"x-sluice-request-id", b"X-Sluice-Request-Id", request_id),
+            (b"x-request-id", b"X-Request-Id", request_id),
+            (b"x-sluice-upstream-sent", b"X-Sluice-Upstream-Sent", b"no"),
+            self.date_field(),
+        ]
+        return fields, body
+
+    def date_field(self) -> Field:
+        """The Date line for answers of our own (RFC 9110 section 6.6.1), made once a second."""
+        now = self.clock()
+        made_s, value = self._date
+        if now - made_s >= 1 or not value:
+            value = formatdate(usegmt=True).encode("ascii")
+            self._date = (now, value)
+        return (b"date", b"Date", value)
+
+    def _watch_peers(self, peer_ip: str, sequence: int) -> None:
+        """Warn once if all requests come from one private peer while stages judge by address."""
+        if sequence == 1:
+            self._only_peer = peer_ip
+        elif peer_ip != self._only_peer:
+            self._only_peer = None
+        if sequence < HIDDEN_CLIENTS_AFTER or self._only_peer is None or self._trusted or not _is_private(peer_ip):
+            return
+        judging = [s.name for s in self.chain.stages if "client_ip" in s.reads and s.name in self.chain.names]
+        if judging:
+            log.warning(
+                "every request so far came from %s, a private address: if that is a proxy or Docker's bridge, then "
+                "%s see one client instead of many; see 'Behind Docker or a proxy' in the README (TRUSTED_PROXIES)",
+                peer_ip,
+                " and ".join(judging),
+            )
+
+    async def close(self) -> None:
+        """Let go of every connection upstream. Running exchanges are cut."""
+        if self._pool is not None:
+            await self._pool.close()
+        if self._ticker is not None:
+            self._ticker.close()
+
+    def __repr__(self) -> str:
+        return f"<DataPlane {self.chain!r} [{self._in_flight} in flight]>"
+
+
+class _StockRouter(HTTPMessageDelegate):
+    """Chooses the delegate once the target is known, which Tornado's server tells only with the head."""
+
+    def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
+        self._plane = plane
+        self._downstream = downstream
+        self._delegate: HTTPMessageDelegate | None = None
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        self._delegate = self._plane.delegate_for(start_line.path.encode("latin-1"), self._downstream)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        assert self._delegate is not None
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        assert self._delegate is not None
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        if self._delegate is not None:
+            self._delegate.on_connection_close()
+
+
+def _peer_ip(context: Any) -> str:
+    """The normalised address of a connection's peer, worked out once where the connection lets us keep it."""
+    known = getattr(context, "peer_ip", None)
+    if known is not None:
+        return str(known)
+    address = context.address
+    peer_ip = normalise_peer(address[0]) if isinstance(address, tuple) and address else UNIX
+    if hasattr(context, "peer_ip"):
+        context.peer_ip = peer_ip
+    return peer_ip
+
+
+def _is_private(ip: str) -> bool:
+    """Whether an address is one that NAT and bridges use (RFC 1918, RFC 4193)."""
+    return ip != UNIX and contains(_PRIVATE, parse_address(ip)) is not None

@@ -1,0 +1,279 @@
+"""The client side of the wire: one connection to an origin, and the answers that come over it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import Future
+from typing import TYPE_CHECKING, Protocol, cast
+
+from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
+from proxy.wire.framing import (
+    BodyReader,
+    ChunkedReader,
+    CloseReader,
+    Framing,
+    FramingError,
+    LengthReader,
+)
+from proxy.wire.gate import ResponseError, ResponseHead
+from proxy.wire.head import ResponseParser
+
+if TYPE_CHECKING:
+    from proxy.wire.pool import Pool
+
+MAX_INFORMATIONAL = 10
+"""1xx answers before the real one."""
+WRITE_AHEAD = 65_536
+_NEVER = float("inf")
+_TCP_ESTABLISHED = 1  # of <netinet/tcp.h>
+
+
+class Receiver(Protocol):
+    """Takes one answer. After `on_upstream_end` or `on_upstream_error` nothing more comes."""
+
+    def on_upstream_headers(self, head: ResponseHead) -> bool:
+        """The head is in. True = give the body as it stands on the wire, framing included."""
+        ...
+
+    def on_upstream_data(self, data: bytes) -> None:
+        """The next bytes of the body."""
+        ...
+
+    def on_upstream_end(self) -> None:
+        """The answer is whole."""
+        ...
+
+    def on_upstream_error(self, error: UpstreamError) -> None:
+        """There will be no (whole) answer."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an origin; carries one request at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self.deadline_s = _NEVER
+        self.idle_since_s = 0.0
+        self._receiver: Receiver | None = None
+        self._method = ""
+        self._parser: ResponseParser | None = None
+        self._reader: BodyReader | None = None
+        self._head: ResponseHead | None = None
+        self._splices = False
+        self._informational = 0
+        self._request_ended = False
+        self._drained: Future[None] | None = None
+        self._is_paused = False
+        self._saw_eof = False
+        self.exchanges = 0
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection, TLS handshake included, stands."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_AHEAD)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the next bytes of an answer."""
+        if self._receiver is None:
+            # Nobody asked: whatever this is, it must not become the next exchange's answer.
+            self.close()
+            return
+        self.deadline_s = self._loop.time() + self._pool.timeouts.idle_s
+        try:
+            while data and self._receiver is not None:
+                data = self._read_head(data) if self._reader is None else self._read_body(data)
+        except (ResponseError, FramingError) as error:
+            self._fail(ProtocolError(str(error)))
+
+    def eof_received(self) -> bool:
+        """The origin has closed its half."""
+        self._saw_eof = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: the end of a close-delimited body, or a failure."""
+        self._pool.closed(self)
+        if self._drained is not None:
+            drained, self._drained = self._drained, None
+            if not drained.done():
+                drained.set_result(None)
+        if self._receiver is None:
+            return
+        if exc is None and self._saw_eof and isinstance(self._reader, CloseReader):
+            self._end()
+        else:
+            self._fail(ProtocolError(f"the connection ended early: {exc or 'closed by the upstream'}"))
+
+    def pause_writing(self) -> None:
+        """The origin reads slowly: `drained` now waits."""
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The origin has caught up."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # one exchange
+
+    def begin(self, receiver: Receiver, method: str) -> None:
+        """Give the next answer to ``receiver``; ``method`` decides whether it has a body."""
+        self._receiver = receiver
+        self._method = method
+        self._parser = ResponseParser()
+        self._reader = None
+        self._head = None
+        self._informational = 0
+        self._request_ended = False
+        self.deadline_s = _NEVER
+        self.exchanges += 1
+
+    def write(self, data: bytes) -> Future[None] | None:
+        """Send bytes of the request; None = more is welcome, else a future that says when."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+        return self._drained
+
+    def request_ended(self) -> None:
+        """The whole request is written: the wait for its answer begins."""
+        self._request_ended = True
+        if self._reader is None and self._receiver is not None:
+            self.deadline_s = self._loop.time() + self._pool.timeouts.first_byte_s
+
+    def pause_reading(self) -> None:
+        """Take no more of the answer until `resume_reading`."""
+        if not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
+            # A slow client is not a silent upstream.
+            self.deadline_s = _NEVER
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on taking the answer."""
+        if self._is_paused:
+            self._is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+                if self._receiver is not None:
+                    self.deadline_s = self._loop.time() + self._pool.timeouts.idle_s
+
+    def abandon(self) -> None:
+        """Nobody wants the answer any more: close at once, so that the upstream stops working on it."""
+        self._receiver = None
+        self.deadline_s = _NEVER
+        self._transport.abort()
+
+    def on_deadline(self) -> None:
+        """No first byte, or no next byte, in time; or unused for too long."""
+        if self._receiver is None:
+            self.close()
+        elif self._head is None:
+            self._fail(ReadTimeout("no answer within first_byte_timeout_s"))
+        else:
+            self._fail(ReadTimeout("no more of the answer within idle_timeout_s"))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a request may be sent over it, as far as this side can know."""
+        if self._transport.is_closing() or self._saw_eof:
+            return False
+        try:
+            state: int = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except (OSError, AttributeError):
+            return True
+        return state == _TCP_ESTABLISHED
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close when everything written has gone out."""
+        self.deadline_s = _NEVER
+        if not self._transport.is_closing():
+            self._transport.close()
+
+    # reading
+
+    def _read_head(self, data: bytes) -> bytes:
+        parser, receiver = self._parser, self._receiver
+        assert parser is not None
+        assert receiver is not None
+        end = parser.feed(data)
+        if end < 0:
+            return b""
+        head = parser.head(self._method)
+        rest = data[end:] if end < len(data) else b""
+        if head.status < 200:
+            self._informational += 1
+            if head.status == 101 or self._informational > MAX_INFORMATIONAL:
+                raise ResponseError("an unexpected 1xx answer")
+            self._parser = ResponseParser()
+            return rest
+        self._head = head
+        self._parser = None
+        framing = head.framing
+        if framing is Framing.CHUNKED:
+            self._reader = ChunkedReader()
+        elif framing is Framing.CLOSE:
+            self._reader = CloseReader()
+        else:
+            self._reader = LengthReader(head.content_length if framing is Framing.LENGTH else 0)
+        self._splices = receiver.on_upstream_headers(head)
+        if framing is Framing.NONE or (framing is Framing.LENGTH and not head.content_length):
+            self._end(has_extra=bool(rest))
+            return b""
+        return rest
+
+    def _read_body(self, data: bytes) -> bytes:
+        reader, receiver = self._reader, self._receiver
+        assert reader is not None
+        assert receiver is not None
+        if self._splices:
+            end = reader.read(data, None)
+            receiver.on_upstream_data(data if end < 0 or end == len(data) else data[:end])
+        else:
+            pieces: list[bytes] = []
+            end = reader.read(data, pieces)
+            if pieces:
+                receiver.on_upstream_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if end >= 0 and self._receiver is not None:
+            self._end(has_extra=end < len(data))
+        return b""
+
+    def _end(self, *, has_extra: bool = False) -> None:
+        receiver, self._receiver = self._receiver, None
+        assert receiver is not None
+        self.deadline_s = _NEVER
+        head = self._head
+        reusable = head is not None and head.keep_alive and head.framing is not Framing.CLOSE
+        if reusable and self._request_ended and not has_extra and not self._saw_eof:
+            self.resume_reading()
+            self.deadline_s = _NEVER
+            self._pool.release(self)
+        else:
+            self.close()
+        receiver.on_upstream_end()
+
+    def _fail(self, error: UpstreamError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.deadline_s = _NEVER
+        self._transport.abort()
+        if receiver is not None:
+            receiver.on_upstream_error(error)
+
+    def __repr__(self) -> str:
+        state = "idle" if self._receiver is None else "busy"
+        return f"<UpstreamConnection {self._pool.origin.host}:{self._pool.origin.port} {state}>"

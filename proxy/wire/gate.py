@@ -1,0 +1,185 @@
+"""The strict gate: what httptools accepts and another server might understand differently is refused here.
+
+Sources: RFC 9112 sections 3, 6 and 9; RFC 9110 sections 7.2 (Host) and 10.1.1 (Expect).
+"""
+
+from __future__ import annotations
+
+import re
+
+from proxy.core.headers import Headers
+from proxy.wire.framing import Framing
+
+_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~-]{1,253})(?::([0-9]{1,5}))?\Z")
+# A path that another server might resolve to a different one.
+_AMBIGUOUS_PATH = re.compile(rb"^//|\\|%5c|%00|(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|;|\Z)", re.IGNORECASE)
+_NAME_TWINS = bytes.maketrans(b"_.", b"--")
+_TWINNED = frozenset(
+    {
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"forwarded",
+        b"host",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-real-ip",
+    }
+)
+REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+ALLOWED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+class RequestError(Exception):
+    """A request that must not be served. ``reason`` is plain English for the caller."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class ResponseError(Exception):
+    """An answer that makes no sense."""
+
+
+class RequestHead:
+    """The head of one request that passed the gate."""
+
+    __slots__ = (
+        "content_length",
+        "expects_continue",
+        "framing",
+        "headers",
+        "keep_alive",
+        "method",
+        "target",
+        "version",
+    )
+
+    def __init__(self, method: str, target: bytes, version: str, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.version = version  # "1.0" or "1.1"
+        self.headers = headers
+        self.framing = Framing.NONE
+        self.content_length = 0
+        self.keep_alive = version == "1.1"
+        self.expects_continue = False
+
+
+class ResponseHead:
+    """The head of one answer that passed the gate."""
+
+    __slots__ = ("content_length", "framing", "headers", "keep_alive", "reason", "status", "version")
+
+    def __init__(self, status: int, reason: bytes, version: str, headers: Headers) -> None:
+        self.status = status
+        self.reason = reason
+        self.version = version
+        self.headers = headers
+        self.framing = Framing.CLOSE
+        self.content_length = 0
+        self.keep_alive = version == "1.1"
+
+
+def check_request(head: RequestHead) -> None:
+    """The gate for requests: sets framing, persistence and expectation. Raises RequestError."""
+    is_old = head.version == "1.0"
+    if not is_old and head.version != "1.1":
+        raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    _check_target(head)
+    host: bytes | None = None
+    seen_authorization = False
+    for lower, _, value in head.headers.fields:
+        if lower == b"host":
+            if host is not None:
+                raise RequestError(400, "there is more than one Host header")
+            host = value
+        elif lower == b"content-length":
+            if head.framing is not Framing.NONE:
+                raise RequestError(400, "the body is framed twice")
+            if not value.isdigit() or len(value) > 18:
+                raise RequestError(400, "Content-Length is not a decimal number")
+            head.framing = Framing.LENGTH
+            head.content_length = int(value)
+        elif lower == b"transfer-encoding":
+            if head.framing is not Framing.NONE:
+                raise RequestError(400, "the body is framed twice")
+            if is_old or value.lower() != b"chunked":
+                raise RequestError(400, "the only Transfer-Encoding accepted is chunked, on HTTP/1.1")
+            head.framing = Framing.CHUNKED
+        elif lower == b"connection":
+            head.keep_alive = _persists(value, head.keep_alive)
+        elif lower == b"expect":
+            if value.lower() != b"100-continue":
+                raise RequestError(417, "the only expectation understood is 100-continue")
+            head.expects_continue = not is_old
+        elif lower == b"authorization":
+            if seen_authorization:
+                raise RequestError(400, "there is more than one Authorization header")
+            seen_authorization = True
+        elif b"_" in lower or b"." in lower:
+            _check_twin(lower, head.headers)
+    _check_host(host, is_old)
+
+
+def _check_target(head: RequestHead) -> None:
+    target = head.target
+    if head.method in REFUSED_METHODS:
+        raise RequestError(405, f"the method {head.method} is not allowed")
+    if target == b"*" and head.method == "OPTIONS":
+        return
+    if not _TARGET.match(target):
+        raise RequestError(400, "the target must be a path of visible ASCII characters without '#'")
+    if _AMBIGUOUS_PATH.search(target.partition(b"?")[0]):
+        raise RequestError(400, "the path holds dot segments, backslashes or a doubled slash at its start")
+
+
+def _check_host(host: bytes | None, is_old: bool) -> None:
+    if host is None:
+        if is_old:
+            return
+        raise RequestError(400, "the Host header is missing")
+    match = _HOST.match(host)
+    if match is None or (match[1] is not None and int(match[1]) > 65535):
+        raise RequestError(400, "the Host header is malformed")
+
+
+def _check_twin(name: bytes, headers: Headers) -> None:
+    """Refuse a name that some servers take for another one: ``Authorization_``, ``X_Forwarded_For``."""
+    twin = name.translate(_NAME_TWINS).strip(b"-")
+    if twin in _TWINNED or headers.get(twin) is not None:
+        shown = name.decode("latin-1")
+        raise RequestError(400, f"the header {shown!r} can be taken for {twin.decode('latin-1')!r}")
+
+
+def check_response(head: ResponseHead) -> None:
+    """The gate for answers: sets framing and persistence. Raises ResponseError."""
+    if head.version not in ("1.0", "1.1"):
+        raise ResponseError(f"HTTP version {head.version}")
+    for lower, _, value in head.headers.fields:
+        if lower == b"content-length":
+            if head.framing is not Framing.CLOSE:
+                raise ResponseError("the body is framed twice")
+            if not value.isdigit() or len(value) > 18:
+                raise ResponseError("Content-Length is not a decimal number")
+            head.framing = Framing.LENGTH
+            head.content_length = int(value)
+        elif lower == b"transfer-encoding":
+            if head.framing is not Framing.CLOSE:
+                raise ResponseError("the body is framed twice")
+            if value.lower() != b"chunked":
+                raise ResponseError("a Transfer-Encoding other than chunked")
+            head.framing = Framing.CHUNKED
+        elif lower == b"connection":
+            head.keep_alive = _persists(value, head.keep_alive)
+
+
+def _persists(connection: bytes, so_far: bool) -> bool:
+    """Whether the connection stays open, by the tokens of a Connection field (RFC 9112 section 9.3)."""
+    tokens = [token.strip() for token in connection.lower().split(b",")]
+    if b"close" in tokens:
+        return False
+    return so_far or b"keep-alive" in tokens

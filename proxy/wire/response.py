@@ -1,0 +1,215 @@
+"""The writing half of one server exchange: Tornado's `HTTPConnection`, and a way to pass bytes on as they came."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from asyncio import Future
+from collections.abc import Callable
+from http.client import responses as REASONS
+from typing import TYPE_CHECKING, Any
+
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, RequestStartLine, ResponseStartLine
+from tornado.iostream import StreamClosedError
+
+from proxy.core.headers import Field, Headers, encode
+from proxy.wire.framing import Framing
+from proxy.wire.headers import lines_of
+
+if TYPE_CHECKING:
+    from proxy.wire.gate import RequestHead
+    from proxy.wire.server import PeerContext, ServerConnection
+
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, text.encode()) for status, text in REASONS.items()}
+_BODYLESS = (204, 304)
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+class ResponseWriter(HTTPConnection):
+    """Answers one request. ``write_headers``, ``write`` and ``finish`` are Tornado's contract.
+
+    ``start`` and ``splice`` are the data plane's: header lines and body bytes go out as they came in.
+    """
+
+    __slots__ = (
+        "_close_callback",
+        "_connection",
+        "_finished",
+        "_framing",
+        "_remaining",
+        "head",
+        "started",
+    )
+
+    can_splice = True
+    is_gated = True
+
+    def __init__(self, connection: ServerConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self.head = head
+        self.started = False
+        self._finished = False
+        self._framing = Framing.NONE
+        self._remaining = -1  # bytes the announced Content-Length still owes; -1 = none was announced
+        self._close_callback: Callable[[], None] | None = None
+
+    # Tornado's contract
+
+    @property
+    def context(self) -> PeerContext:
+        """Who is on the other side: ``address``, ``remote_ip``, ``protocol``."""
+        return self._connection.context
+
+    @property
+    def no_keep_alive(self) -> bool:
+        """Whether the connection ends with this response."""
+        return not self._connection.keeps_alive
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call back when the client leaves after its request was whole and before the answer is."""
+        self._close_callback = callback
+
+    def set_max_body_size(self, max_body_size: int) -> None:
+        """Set how many bytes this request's body may have."""
+        self._connection.max_body_bytes = max_body_size
+
+    def set_body_timeout(self, timeout: float) -> None:
+        """Set the longest gap in seconds between two pieces of this request's body."""
+        self._connection.body_timeout_s = timeout
+
+    def detach(self) -> Any:
+        """Not offered: the wire has no stream to give away."""
+        raise NotImplementedError("this server cannot detach its stream")
+
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Future[None]:
+        """Write the head; the body is framed by its Content-Length, else in chunks, else by the end."""
+        assert isinstance(start_line, ResponseStartLine)
+        lines = lines_of(headers)
+        length = lines.get(b"content-length")
+        if length is not None:
+            framing = Framing.LENGTH
+        elif self.head.version == "1.1":
+            framing = Framing.CHUNKED
+        else:
+            framing = Framing.CLOSE
+        return self.start(start_line.code, start_line.reason.encode("latin-1"), lines.fields, framing, chunk or b"")
+
+    def write(self, chunk: bytes) -> Future[None]:
+        """Write a piece of the body in the framing of the head."""
+        if not chunk:
+            return self._connection.writable()
+        return self._connection.write(self._framed(chunk))
+
+    def finish(self) -> None:
+        """End the response. Raises HTTPOutputError if fewer bytes were written than announced."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._remaining > 0 and not self._connection.is_closed:
+            self._connection.abort()
+            raise HTTPOutputError(f"{self._remaining} bytes fewer were written than Content-Length announced")
+        if self._framing is Framing.CHUNKED:
+            self._connection.write(b"0\r\n\r\n")
+        self._connection.response_finished(self, self._framing is Framing.CLOSE)
+
+    # the data plane's
+
+    def start(
+        self,
+        status: int,
+        reason: bytes,
+        fields: list[Field],
+        framing: Framing,
+        chunk: bytes = b"",
+        *,
+        splice: bool = False,
+    ) -> Future[None]:
+        """Write the head; with ``splice`` the body comes framed already, through `splice`."""
+        self.started = True
+        if self.head.method == "HEAD" or status in _BODYLESS or status < 200:
+            framing = Framing.NONE
+            if status == 204 or status < 200:
+                fields = [field for field in fields if field[0] != b"content-length"]
+        lines = [status_line(status, reason), encode(fields)]
+        if framing is Framing.CHUNKED:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        elif framing is Framing.LENGTH and not splice:
+            self._remaining = int(Headers(fields).get(b"content-length") or 0)
+        self._framing = Framing.NONE if splice and framing is not Framing.CLOSE else framing
+        if framing is Framing.CLOSE or not self._connection.settle_persistence():
+            lines.append(b"Connection: close\r\n")
+        elif self.head.version == "1.0":
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        if chunk:
+            lines.append(self._framed(chunk))
+        data = b"".join(lines)
+        if b"\0" in data:
+            raise ValueError("a header holds a NUL byte")
+        return self._connection.write(data)
+
+    def splice(self, data: bytes) -> Future[None]:
+        """Write bytes of the body that are framed already."""
+        return self._connection.write(data)
+
+    def splice_end(self) -> None:
+        """End a response whose body was framed already."""
+        if not self._finished:
+            self._finished = True
+            self._connection.response_finished(self, False)
+
+    def abort(self) -> None:
+        """Break the connection off so that the client cannot take what it has for the whole answer."""
+        self._finished = True
+        if self._framing is Framing.CLOSE:
+            # Here a clean end would be the end of the body: only a reset tells.
+            self._connection.reset()
+        else:
+            self._connection.close()
+
+    # the connection's
+
+    def client_left(self) -> None:
+        """The connection is gone before the answer was whole."""
+        callback = self._close_callback
+        self._close_callback = None
+        if callback is not None and not self._finished:
+            callback()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        if self._framing is Framing.CHUNKED:
+            return b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        if self._framing is Framing.NONE:
+            return b""
+        if self._remaining >= 0:
+            self._remaining -= len(chunk)
+            if self._remaining < 0:
+                self._connection.abort()
+                raise HTTPOutputError("more bytes were written than Content-Length announced")
+        return chunk
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """The status line, ready for the wire."""
+    line = _STATUS_LINES.get(status)
+    if line is not None and line[13:-2] == reason:
+        return line
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+def set_reset_on_close(sock: socket.socket) -> None:
+    """Make the close of this socket a reset (SO_LINGER with no time)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+
+
+def closed_future(loop: Any) -> Future[None]:
+    """A future that says the connection is closed, as Tornado's writes answer it."""
+    future: Future[None] = loop.create_future()
+    future.set_exception(StreamClosedError())
+    future.exception()  # marks it as looked at: nobody is obliged to await a write
+    return future
