@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sluice")
 
+EX_UNAVAILABLE = 69
+"""Exit status for a port that is not to be had (<sysexits.h>)."""
 DRAIN_S = 30.0
 """How long running exchanges may take after a signal to stop."""
 
@@ -40,6 +42,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self._signals = 0
+        self._at_close: list[Callable[[], None]] = []
         self._access_log = self._open_access_log()
         self.plane = DataPlane(settings, self._access_log)
         listen = settings.listen
@@ -69,6 +72,10 @@ class Worker:
             shown = f"[{host}]" if ":" in host else host
             log.info("listening on http://%s:%d, forwarding to %s", shown, port, self.plane.upstream.config.base_url)
 
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Call this when everything ends."""
+        self._at_close.append(callback)
+
     def stop(self) -> None:
         """End soon: the first call drains, a second one ends now."""
         self._signals += 1
@@ -89,30 +96,34 @@ class Worker:
 
     async def close(self) -> None:
         """Let go of everything, now."""
+        for callback in self._at_close:
+            callback()
         await self.listener.close()
         await self.plane.close()
         if self._access_log is not None:
             self._access_log.close()
 
 
-def serve(settings: Settings, on_ready: Callable[[Worker], None] | None = None) -> int:
-    """Run a worker in this process until SIGTERM or SIGINT; the exit status."""
+def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
+    """Run a worker in this process until SIGTERM or SIGINT; the exit status.
+
+    ``on_start`` may add what lives and ends with the worker; both may raise OSError for a port already taken.
+    """
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
         worker = Worker(settings)
         try:
             await worker.start()
+            on_start(worker)
         except OSError as error:
-            listen = settings.listen
-            log.error("cannot listen on %s:%d: %s", listen.host, listen.port, error.strerror or error)
+            where = error.filename or f"{settings.listen.host}:{settings.listen.port} (listen.port)"
+            log.error("cannot listen on %s: %s", where, error.strerror or error)
             await worker.close()
-            return 69  # EX_UNAVAILABLE
+            return EX_UNAVAILABLE
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):
                 loop.add_signal_handler(number, worker.stop)
-        if on_ready is not None:
-            on_ready(worker)
         await worker.run()
         return 0
 

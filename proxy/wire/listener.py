@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 
 from tornado.httputil import HTTPServerConnectionDelegate
@@ -62,6 +63,10 @@ class Listener:
         )
         self._servers.append(server)
 
+    async def listen_on(self, sock: socket.socket) -> None:
+        """Accept on a socket that is bound already."""
+        self._servers.append(await self.loop.create_server(lambda: ServerConnection(self), sock=sock, backlog=1024))
+
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """(host, port) of every bound socket."""
@@ -82,7 +87,6 @@ class Listener:
         """Count a connection out."""
         self._connections.discard(connection)
         self.ticker.drop(connection)
-        self.ticker.stop_polling(connection)
         if not self._connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 

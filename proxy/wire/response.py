@@ -18,7 +18,8 @@ from proxy.wire.headers import lines_of
 
 if TYPE_CHECKING:
     from proxy.wire.gate import RequestHead
-    from proxy.wire.server import PeerContext, ServerConnection
+    from proxy.wire.peer import PeerContext
+    from proxy.wire.server import ServerConnection
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, text.encode()) for status, text in REASONS.items()}
 _BODYLESS = (204, 304)
@@ -213,3 +214,10 @@ def closed_future(loop: Any) -> Future[None]:
     future.set_exception(StreamClosedError())
     future.exception()  # marks it as looked at: nobody is obliged to await a write
     return future
+
+
+def error_response(status: int, fields: list[Field], body: bytes) -> bytes:
+    """A whole response that ends its connection."""
+    reason = REASONS.get(status, "Error").encode()
+    tail = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    return status_line(status, reason) + encode(fields) + tail + body

@@ -12,17 +12,18 @@ import socket
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from http.client import responses as REASONS
 from typing import TYPE_CHECKING, cast
 
 from tornado.httputil import HTTPServerConnectionDelegate, RequestStartLine
 
-from proxy.core.headers import Field, Headers, encode
+from proxy.core.headers import Field, Headers
 from proxy.wire.framing import BodyReader, ChunkedReader, Framing, FramingError, LengthReader
 from proxy.wire.gate import RequestError, RequestHead
 from proxy.wire.head import RequestParser
 from proxy.wire.headers import WireHeaders
-from proxy.wire.response import ResponseWriter, closed_future, set_reset_on_close, status_line
+from proxy.wire.peer import PeerContext
+from proxy.wire.read_ahead import READ_AHEAD, ReadAhead
+from proxy.wire.response import ResponseWriter, closed_future, error_response, set_reset_on_close
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPMessageDelegate
@@ -31,14 +32,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sluice.wire")
 
-READ_AHEAD = 65_536
-"""Bytes kept of a connection while its delegate or its answer takes time."""
 DISCARD_AT_MOST = 262_144
 """Bytes of an unwanted body that are read and thrown away to keep the connection."""
 LINGER_S = 1.0
 """How long a closing connection is still read, so that the client gets our answer and not a reset."""
 _NEVER = float("inf")
-_TCP_CLOSED_STATES = (7, 8)  # TCP_CLOSE, TCP_CLOSE_WAIT of <netinet/tcp.h>
 
 
 class State(Enum):
@@ -51,24 +49,6 @@ class State(Enum):
     DISCARD = "discard"
     LINGER = "linger"
     CLOSED = "closed"
-
-
-class PeerContext:
-    """Who is on the other side of a connection, in the words Tornado's own server uses."""
-
-    __slots__ = ("address", "address_family", "peer_ip", "protocol", "remote_ip")
-
-    def __init__(self, transport: asyncio.Transport, protocol: str) -> None:
-        sock = transport.get_extra_info("socket")
-        self.address = transport.get_extra_info("peername")
-        self.address_family = sock.family if sock is not None else None
-        inet = self.address_family in (socket.AF_INET, socket.AF_INET6) and bool(self.address)
-        self.remote_ip = self.address[0] if inet else "0.0.0.0"
-        self.protocol = protocol
-        self.peer_ip: str | None = None  # the data plane's normalised form, worked out once
-
-    def __str__(self) -> str:
-        return self.remote_ip
 
 
 class ServerConnection(asyncio.Protocol):
@@ -87,12 +67,10 @@ class ServerConnection(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._delegate: HTTPMessageDelegate | None = None
         self._writer: ResponseWriter | None = None
-        self._pending = b""
         self._body_ended = False
         self._body_bytes = 0
         self._discarded = 0
         self._is_consuming = False
-        self._is_paused = False
         self._drained: Future[None] | None = None
 
     # asyncio's callbacks
@@ -103,6 +81,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=READ_AHEAD)
         self._ready: Future[None] = self._loop.create_future()
         self._ready.set_result(None)
+        self._ahead = ReadAhead(self._transport, self._listener.ticker, self.abort)
         self.context = PeerContext(self._transport, self._listener.protocol)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -112,8 +91,8 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
-        if self._pending or self._is_consuming:
-            self._hold(data)
+        if self._ahead or self._is_consuming:
+            self._ahead.keep(data)
         else:
             self._consume(data)
 
@@ -125,7 +104,7 @@ class ServerConnection(asyncio.Protocol):
         """Tell whoever still works on an answer."""
         state, self._state = self._state, State.CLOSED
         self._listener.closed(self)
-        self._pending = b""
+        self._ahead.close()
         if self._drained is not None:
             drained, self._drained = self._drained, None
             if not drained.done():
@@ -167,12 +146,12 @@ class ServerConnection(asyncio.Protocol):
                 elif state is State.DISCARD:
                     data = self._discard(data)
                 elif state in (State.HELD, State.ANSWER):
-                    self._hold(data)
+                    self._ahead.keep(data)
                     return
                 else:
                     return
-                if not data and self._pending:
-                    data, self._pending = self._pending, b""
+                if not data:
+                    data = self._ahead.take()
         except RequestError as error:
             self._refuse(error)
         except FramingError as error:
@@ -193,31 +172,29 @@ class ServerConnection(asyncio.Protocol):
             return b""
         head = parser.head()
         self._parser = None
-        # Bytes behind the head wait in _pending while the delegate sees the head.
-        self._pending = data[end:] + self._pending if end < len(data) else self._pending
+        # Bytes behind the head wait while the delegate sees the head.
+        self._ahead.put_back(data[end:])
         self._begin(head)
-        data, self._pending = self._pending, b""
-        return data
+        return self._ahead.take()
 
     def _begin(self, head: RequestHead) -> None:
         """Hand a new request to a new delegate."""
         self.keeps_alive = head.keep_alive and not self._listener.is_draining
         self.max_body_bytes = 0
         self._body_bytes = 0
-        self._body_ended = False
         if head.framing is Framing.CHUNKED:
             self._reader = ChunkedReader()
         elif head.content_length:
             self._reader = LengthReader(head.content_length)
         else:
             self._reader = None
-        self._state = State.BODY if self._reader is not None else State.ANSWER
+        self._body_ended = self._reader is None
+        self._state = State.ANSWER if self._body_ended else State.BODY
         self.deadline_s = self._loop.time() + self.body_timeout_s if self._reader is not None else _NEVER
         writer = self._writer = ResponseWriter(self, head)
         delegate = self._delegate = self._app.start_request(self, writer)
         start_line = RequestStartLine(head.method, head.target.decode("latin-1"), f"HTTP/{head.version}")
         held = delegate.headers_received(start_line, WireHeaders(head.headers))
-        self._body_ended = self._reader is None
         if held is not None:
             self._hold_for(held)
         else:
@@ -233,7 +210,7 @@ class ServerConnection(asyncio.Protocol):
             self._delegate.finish()
         elif self._writer is not None and self._writer.head.expects_continue:
             self._writer.head.expects_continue = False
-            if not self._pending and not self._writer.started:
+            if not self._ahead and not self._writer.started:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, data: bytes) -> bytes:
@@ -243,6 +220,8 @@ class ServerConnection(asyncio.Protocol):
         pieces: list[bytes] = []
         end = reader.read(data, pieces)
         rest = data[end:] if 0 <= end < len(data) else b""
+        self._body_ended = end >= 0
+        self.deadline_s = self._loop.time() + self.body_timeout_s
         held: Awaitable[None] | None = None
         if pieces:
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -251,28 +230,15 @@ class ServerConnection(asyncio.Protocol):
                 raise RequestError(413, "the body is too large")
             held = delegate.data_received(piece)
         if self._state is not State.BODY:
-            # The answer is already out; what is left of the body is nobody's.
-            if end < 0 or self._state is not State.DISCARD:
-                return rest
-            self._body_is_discarded()
+            # The delegate has answered: what is left of the body is nobody's.
             return rest
-        self.deadline_s = self._loop.time() + self.body_timeout_s
-        self._body_ended = end >= 0
         if held is not None and not (isinstance(held, Future) and held.done()):
-            self._pending = rest + self._pending
+            self._ahead.put_back(rest)
             self._hold_for(held)
             return b""
         if end >= 0:
             self._go_on()
         return rest
-
-    def _hold(self, data: bytes) -> None:
-        """Keep bytes for later; past a bound stop reading, and poll instead whether the client is there."""
-        self._pending += data
-        if len(self._pending) > READ_AHEAD and not self._is_paused and self._state is not State.CLOSED:
-            self._is_paused = True
-            self._transport.pause_reading()
-            self._listener.ticker.poll(self)
 
     def _hold_for(self, held: Awaitable[None]) -> None:
         self._state = State.HELD
@@ -297,29 +263,12 @@ class ServerConnection(asyncio.Protocol):
             log.exception("a delegate failed")
             self.abort()
             return
-        self._consume_pending()
+        self._consume_ahead()
 
-    def _consume_pending(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._listener.ticker.stop_polling(self)
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
-        if self._pending and not self._is_consuming:
-            data, self._pending = self._pending, b""
-            self._consume(data)
-
-    def poll(self) -> None:
-        """While nothing is read: has the client left? Only the kernel's state of the socket can tell."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or self._state is State.CLOSED:
-            return
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        except (OSError, AttributeError):
-            return
-        if state in _TCP_CLOSED_STATES:
-            self.abort()
+    def _consume_ahead(self) -> None:
+        self._ahead.resume()
+        if self._ahead and not self._is_consuming:
+            self._consume(self._ahead.take())
 
     # the writing half
 
@@ -342,6 +291,8 @@ class ServerConnection(asyncio.Protocol):
 
     def settle_persistence(self) -> bool:
         """Decide, while the head is written, whether the connection will outlive the response."""
+        if self._listener.is_draining:
+            self.keeps_alive = False
         if self._state in (State.BODY, State.HELD) and not self._body_ended and not self._is_small_rest():
             self.keeps_alive = False
         return self.keeps_alive
@@ -370,7 +321,7 @@ class ServerConnection(asyncio.Protocol):
             self._discarded = 0
             self.deadline_s = self._loop.time() + self.body_timeout_s
         if not self._is_consuming:
-            self._consume_pending()
+            self._consume_ahead()
 
     def _next_request(self) -> None:
         self._state = State.HEAD
@@ -390,11 +341,8 @@ class ServerConnection(asyncio.Protocol):
         end = self._reader.read(data, None)
         if end < 0:
             return b""
-        self._body_is_discarded()
-        return data[end:]
-
-    def _body_is_discarded(self) -> None:
         self._next_request()
+        return data[end:]
 
     def _linger(self) -> None:
         """Say that nothing more comes, and read on for a moment so that the client is not reset."""
@@ -455,13 +403,6 @@ class ServerConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<ServerConnection {self.context} {self._state.value}>"
-
-
-def error_response(status: int, fields: list[Field], body: bytes) -> bytes:
-    """A whole response that ends its connection."""
-    reason = REASONS.get(status, "Error").encode()
-    tail = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
-    return status_line(status, reason) + encode(fields) + tail + body
 
 
 ErrorAnswer = Callable[[RequestError, bytes, Headers], tuple[list[Field], bytes]]

@@ -1,0 +1,74 @@
+"""Bytes that arrived before anybody could take them.
+
+A connection that is not read notices neither FIN nor RST, so reading goes on into this small buffer. Past its bound
+reading stops, and the kernel is asked at each tick whether the other side is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from proxy.wire.ticker import Ticker
+
+READ_AHEAD = 65_536
+"""Bytes kept before reading stops."""
+_GONE_STATES = (7, 8)  # TCP_CLOSE, TCP_CLOSE_WAIT of <netinet/tcp.h>
+
+
+class ReadAhead:
+    """The waiting bytes of one connection. ``on_gone`` is called when the other side left meanwhile."""
+
+    __slots__ = ("_data", "_is_paused", "_on_gone", "_ticker", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, ticker: Ticker, on_gone: Callable[[], None]) -> None:
+        self._transport = transport
+        self._ticker = ticker
+        self._on_gone = on_gone
+        self._data = b""
+        self._is_paused = False
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def keep(self, data: bytes) -> None:
+        """Keep bytes behind those that wait already."""
+        self._data += data
+        if len(self._data) > READ_AHEAD and not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._ticker.poll(self)
+
+    def put_back(self, data: bytes) -> None:
+        """Keep bytes before those that wait already."""
+        if data:
+            self._data = data + self._data
+
+    def take(self) -> bytes:
+        """All waiting bytes, which wait no more."""
+        data, self._data = self._data, b""
+        return data
+
+    def resume(self) -> None:
+        """Read on, if reading had stopped."""
+        if self._is_paused:
+            self._is_paused = False
+            self._ticker.stop_polling(self)
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Forget everything: the connection is gone."""
+        self._data = b""
+        self._ticker.stop_polling(self)
+
+    def poll(self) -> None:
+        """While nothing is read, only the kernel's state of the socket tells whether the other side left."""
+        sock = self._transport.get_extra_info("socket")
+        try:
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except (OSError, AttributeError):
+            return
+        if state in _GONE_STATES:
+            self._on_gone()
