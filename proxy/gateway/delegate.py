@@ -162,7 +162,11 @@ class ExchangeDelegate(HTTPMessageDelegate):
         return None
 
     def _hold(self) -> None:
-        if self._held is None:
+        """Keep the body in memory until it is whole, unless it announces itself as too large for that."""
+        length = self.exchange.headers.get(b"content-length")
+        if length is not None and int(length) > self._held_limit:
+            self._reply(too_large(self._held_limit))
+        elif self._held is None:
             self._held = []
 
     # forwarding

@@ -77,6 +77,7 @@ class StockDownstream:
 
     def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection
+        self._ends_by_close = False
         self.started = False
 
     @property
@@ -101,6 +102,7 @@ class StockDownstream:
         """Write the head; Tornado frames the body by its Content-Length, else in chunks."""
         assert not splice
         self.started = True
+        self._ends_by_close = framing is Framing.CLOSE
         headers = HTTPHeaders()
         for _, name, value in fields:
             headers.add(name.decode("latin-1"), value.decode("latin-1"))
@@ -128,7 +130,7 @@ class StockDownstream:
         stream = self._connection.stream
         if stream is None or stream.closed():
             return
-        if isinstance(stream.socket, socket.socket):
+        if self._ends_by_close and isinstance(stream.socket, socket.socket):
             set_reset_on_close(stream.socket)
         self._connection.close()
 

@@ -77,16 +77,9 @@ class DataPlane(HTTPServerConnectionDelegate):
         self.catalogue = Catalogue.load(find_locales())
         self.max_body_bytes = settings.listen.max_body_bytes
         self.max_held_bytes = settings.simple_chat.max_body_bytes
-        simple_chat = settings.simple_chat
-        self.chat_defaults = Defaults(
-            model=simple_chat.default_model,
-            max_tokens=simple_chat.max_tokens.default,
-            most_tokens=simple_chat.max_tokens.maximum,
-            token_field=simple_chat.token_field,
-            aliases=settings.model_aliases,
-        )
+        self.chat_defaults = chat_defaults(settings)
         self.is_ready = True
-        self._routes = Routes(simple_chat.route)
+        self._routes = Routes(settings.simple_chat.route)
         self._trusted = tuple(parse_network(entry) for entry in settings.trusted_proxies)
         self._sequence = 0
         self._id_prefix = f"req_{os.urandom(6).hex()}"
@@ -240,6 +233,18 @@ class DataPlane(HTTPServerConnectionDelegate):
 
     def __repr__(self) -> str:
         return f"<DataPlane {self.chain!r} [{self._in_flight} in flight]>"
+
+
+def chat_defaults(settings: Settings) -> Defaults:
+    """What the settings say about the simple chat contract."""
+    simple_chat = settings.simple_chat
+    return Defaults(
+        model=simple_chat.default_model,
+        max_tokens=simple_chat.max_tokens.default,
+        most_tokens=simple_chat.max_tokens.maximum,
+        token_field=simple_chat.token_field,
+        aliases=settings.model_aliases,
+    )
 
 
 class _StockRouter(HTTPMessageDelegate):

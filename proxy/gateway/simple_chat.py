@@ -12,7 +12,7 @@ from proxy.core.headers import Field, Headers
 from proxy.core.messages import METHOD_NOT_ALLOWED
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway import chat_contract
-from proxy.gateway.delegate import ExchangeDelegate, too_large
+from proxy.gateway.delegate import ExchangeDelegate
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_answer
 from proxy.stages.key import bearer
@@ -39,7 +39,6 @@ class ChatDelegate(ExchangeDelegate):
         self._pieces: list[bytes] = []
 
     def _refusal(self, exchange: Exchange) -> Reply | None:
-        self._hold()
         if exchange.method != "POST":
             return Reply.of(
                 405,
@@ -65,9 +64,7 @@ class ChatDelegate(ExchangeDelegate):
         exchange = self.exchange
         if exchange.body is None:
             # Every stage was content with the head; the contract itself needs the body.
-            length = exchange.headers.get(b"content-length")
-            if length is not None and int(length) > self._held_limit:
-                self._reply(too_large(self._held_limit))
+            self._hold()
             return None
         assert self._request is not None
         upstream = self._plane.upstream

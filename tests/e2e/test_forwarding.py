@@ -130,9 +130,7 @@ async def test_redirects_are_the_clients_business(
         await wire.send(b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.test/\r\nContent-Length: 0\r\n\r\n")
 
     upstream.script = script
-    answer = await http_client.fetch(
-        f"{base_url}/v1/x", headers=KEY, follow_redirects=False, raise_error=False
-    )
+    answer = await http_client.fetch(f"{base_url}/v1/x", headers=KEY, follow_redirects=False, raise_error=False)
     assert (answer.code, answer.headers["Location"]) == (302, "https://elsewhere.test/")
     assert len(upstream.ledger) == 1
 
@@ -156,9 +154,7 @@ async def test_large_binary_bodies_cross_both_ways(
 @pytest.mark.gen_test
 async def test_chunked_uploads_stay_chunked_and_whole(port: int, upstream: FakeUpstream) -> None:
     client = await RawClient.connect(port)
-    head = (
-        b"POST /v1/files HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    head = b"POST /v1/files HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await client.ask(head + b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")
     assert answer.status == 200
     (received,) = upstream.ledger
@@ -206,7 +202,10 @@ UPGRADE = (
 @pytest.mark.parametrize("later", [False, True], ids=["one segment", "later segment"])
 @pytest.mark.parametrize(
     "rest",
-    [b"Content-Length: 11\r\n\r\nhello world", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"],
+    [
+        b"Content-Length: 11\r\n\r\nhello world",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+    ],
     ids=["length", "chunked"],
 )
 async def test_an_upgrade_we_do_not_perform_is_ignored_and_the_body_counted_once(

@@ -54,7 +54,9 @@ async def test_each_event_arrives_before_the_next_one_is_sent(port: int, upstrea
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("size", [1, 2, 7])
-async def test_an_answer_dribbled_in_tiny_segments_comes_out_whole(size: int, port: int, upstream: FakeUpstream) -> None:
+async def test_an_answer_dribbled_in_tiny_segments_comes_out_whole(
+    size: int, port: int, upstream: FakeUpstream
+) -> None:
     answer = SSE + chunk("data: привет\n\n".encode()) + b"5;ext=1\r\n: hi\n\r\n" + b"0\r\nX-Trailer: 1\r\n\r\n"
 
     async def script(received: Received, wire: Wire) -> None:
@@ -257,7 +259,9 @@ async def test_a_slow_upstream_makes_the_client_wait(port: int, upstream: FakeUp
     upstream.early = early
     client = await RawClient.connect(port)
     total, sent, block = 32 * 1024 * 1024, 0, bytes(65_536)
-    await client.send(b"PUT /v1/x HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nContent-Length: %d\r\n\r\n" % total)
+    await client.send(
+        b"PUT /v1/x HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nContent-Length: %d\r\n\r\n" % total
+    )
 
     async def upload() -> None:
         nonlocal sent
@@ -287,7 +291,9 @@ async def test_an_early_answer_reaches_a_client_that_still_uploads(port: int, up
 
     upstream.early = early
     client = await RawClient.connect(port)
-    await client.send(b"POST /v1/x HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nContent-Length: 9999999\r\n\r\nx")
+    await client.send(
+        b"POST /v1/x HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nContent-Length: 9999999\r\n\r\nx"
+    )
     answer = await client.answer()
     assert (answer.status, answer.body) == (401, b"no")
     client.close()
