@@ -1,0 +1,52 @@
+"""``sluice serve``: run the gateway."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+
+from proxy.admin.application import AdminServer
+from proxy.cli.options import add_config_options, load_from
+from proxy.gateway.worker import Worker, run_worker
+from proxy.settings import Loaded
+
+log = logging.getLogger("sluice")
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the sub-command."""
+    parser = subparsers.add_parser("serve", help="run the gateway")
+    add_config_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve until SIGTERM or SIGINT. 0 = drained, 69 = a port is not to be had, 78 = bad configuration."""
+    loaded = load_from(args, environ)
+    settings = loaded.settings
+    _log_to_stderr(settings.log_level)
+    announce(loaded)
+
+    def start_admin(worker: Worker) -> None:
+        if settings.admin.enabled:
+            admin = AdminServer(settings.admin.host, settings.admin.port, is_ready=lambda: worker.plane.is_ready)
+            worker.at_close(admin.stop)
+
+    return run_worker(settings, start_admin)
+
+
+def announce(loaded: Loaded) -> None:
+    """Say at start-up what is in force and what an operator should know."""
+    log.info("chain: %s", " ▸ ".join(loaded.settings.chain))
+    for notice in loaded.notices:
+        log.warning("%s", notice)
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # asyncio's debug lines show what travels through its transports.
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,128 @@
+"""What no single setting can tell: whether the stages fit together, and the addresses do not collide."""
+
+from __future__ import annotations
+
+from proxy.core.address import contains, parse_address, parse_network
+from proxy.core.chain import check_order
+from proxy.core.origin import Origin as UpstreamOrigin
+from proxy.core.rate import ALLOWED, Decision, Remaining, Window
+from proxy.core.stage import Mode, Stage
+from proxy.settings.layers import Layers
+from proxy.settings.model import Settings
+from proxy.settings.problems import Path, did_you_mean, show
+from proxy.stages import Services, build
+from proxy.stages.ip_allowlist import IPAllowlistConfig
+from proxy.stages.upstream import UpstreamConfig
+
+LOOPBACK = tuple(parse_network(network) for network in ("127.0.0.0/8", "::1"))
+_WILDCARDS = frozenset({"0.0.0.0", "::", "0:0:0:0:0:0:0:0"})
+
+
+class _NoStore:
+    """A limit store for stages that are built to be looked at and never run."""
+
+    def acquire(self, subject: str, windows: tuple[Window, ...]) -> Decision:
+        return ALLOWED
+
+    def remaining(self, subject: str, windows: tuple[Window, ...]) -> tuple[Remaining, ...]:
+        return ()
+
+
+_SERVICES = Services(clock=lambda: 0.0, open_store=lambda name, max_subjects: _NoStore(), hop_id=b"check")
+
+
+def check(layers: Layers, settings: Settings) -> None:
+    """Note what does not fit together. Nothing is concluded from a setting that is itself wrong."""
+    _check_chain(layers, settings)
+    _check_upstreams(layers, settings)
+    _check_admin(layers, settings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    if host.casefold().removesuffix(".") == "localhost":
+        return True
+    try:
+        return contains(LOOPBACK, parse_address(host)) is not None
+    except ValueError:
+        return False
+
+
+def overlap(bound: str, host: str) -> bool:
+    """Whether one port on both hosts would be the same socket, as far as can be told without a resolver."""
+    if bound.casefold() == host.casefold() or (is_loopback(bound) and is_loopback(host)):
+        return True
+    if bound in _WILDCARDS or host in _WILDCARDS:
+        other = host if bound in _WILDCARDS else bound
+        return other in _WILDCARDS or is_loopback(other)
+    return False
+
+
+def lets_strangers_in(config: IPAllowlistConfig) -> bool:
+    """Whether an allowlist holds nobody off: open by word, or by a network of every address."""
+    if config.is_open:
+        return True
+    return any(entry.endswith("/0") for entry in config.allow or ())
+
+
+def guards(settings: Settings) -> bool:
+    """Whether strangers are kept away: by an allowlist in the chain, or by a listener only this machine reaches."""
+    if is_loopback(settings.listen.host):
+        return True
+    configs = [settings.stages[name] for name in settings.chain if name in settings.stages]
+    return any(
+        isinstance(config, IPAllowlistConfig) and config.mode is Mode.ENFORCE and not lets_strangers_in(config)
+        for config in configs
+    )
+
+
+def _check_chain(layers: Layers, settings: Settings) -> None:
+    if layers.is_doubtful(("chain",)):
+        return
+    stages: list[Stage] = []
+    seen: set[str] = set()
+    for index, name in enumerate(settings.chain):
+        path: Path = ("chain", index)
+        if name in seen:
+            again = f"to use two of one type, give the second a name of its own and write type: {show(name)}"
+            layers.complain(path, f'"{show(name)}" stands in the chain twice', again)
+        elif name in settings.stages and not layers.is_doubtful(("stages", name)):
+            stages.append(build(name, settings.stages[name], _SERVICES))
+        elif not layers.is_doubtful(("stages", name)):
+            hint = did_you_mean(name, settings.stages) or "describe it under stages, with a type"
+            layers.complain(path, f'unknown stage "{show(name)}"', hint)
+        seen.add(name)
+    # With a stage missing from its place, complaints about the order of the others would mislead.
+    if len(stages) == len(settings.chain):
+        for problem in check_order(stages):
+            layers.complain(("chain", problem.position) if stages else ("chain",), str(problem))
+
+
+def _check_upstreams(layers: Layers, settings: Settings) -> None:
+    listen = settings.listen
+    if listen.port == 0 or layers.is_doubtful(("listen", "port")) or layers.is_doubtful(("listen", "host")):
+        return
+    for name, config in settings.stages.items():
+        path: Path = ("stages", name, "base_url")
+        if not isinstance(config, UpstreamConfig) or layers.is_doubtful(path):
+            continue
+        origin, _, _ = UpstreamOrigin.of(config.base_url)
+        if origin.port == listen.port and overlap(listen.host, origin.host):
+            layers.complain(
+                path, "leads to this gateway's own listener", "name the server that requests should go to"
+            )
+
+
+def _check_admin(layers: Layers, settings: Settings) -> None:
+    admin, listen = settings.admin, settings.listen
+    if not admin.enabled or admin.port == 0 or admin.port != listen.port:
+        return
+    if any(layers.is_doubtful(path) for path in (("listen",), ("admin",))):
+        return
+    if _collide(admin.host, listen.host):
+        layers.complain(("admin", "port"), f"is taken by listen.port, {listen.port}", "choose another")
+
+
+def _collide(one: str, other: str) -> bool:
+    """Whether one port cannot be bound on both."""
+    return overlap(one, other) or one in _WILDCARDS or other in _WILDCARDS

@@ -1,0 +1,86 @@
+"""What is said at start: nothing that keeps the gateway from running, but what its operator should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from proxy.core.stage import Mode
+from proxy.settings.checks import guards
+from proxy.settings.layers import Layers
+from proxy.settings.model import Settings
+from proxy.settings.problems import Path, dotted
+from proxy.stages.ip_allowlist import IPAllowlistConfig
+from proxy.stages.key import KeyConfig
+
+
+def notices(layers: Layers, settings: Settings, short_names: Mapping[str, Path]) -> list[str]:
+    """Everything to be said, the loudest first."""
+    return [
+        *_open_to_everybody(settings),
+        *_forgeable(settings),
+        *_plaintext_keys(layers, settings),
+        *_unheard(settings, layers, short_names),
+    ]
+
+
+def _open_to_everybody(settings: Settings) -> Iterator[str]:
+    configs = [(name, settings.stages[name]) for name in settings.chain]
+    has_keys = any(
+        isinstance(config, KeyConfig) and config.server_keys and config.mode is Mode.ENFORCE for _, config in configs
+    )
+    if has_keys and not guards(settings):
+        listen = settings.listen
+        yield (
+            f"WARNING: EVERYBODY who can reach {listen.host} port {listen.port} spends the money of the server's "
+            "API key. Say who may: set IP_ALLOWLIST, or stages.ip_allowlist.allow"
+        )
+    for name, config in configs:
+        if isinstance(config, IPAllowlistConfig) and config.allow is None and config.mode is not Mode.OFF:
+            yield (
+                f"{name}: no list is set, so everybody may speak. List addresses and networks in IP_ALLOWLIST or "
+                f"stages.{name}.allow, or write allow: [any] if this is meant"
+            )
+
+
+def _forgeable(settings: Settings) -> Iterator[str]:
+    for network in settings.trusted_proxies:
+        if network.endswith("/0"):
+            yield (
+                f"WARNING: trusted_proxies holds {network}: every client can claim to be any address, and so "
+                "pass the allowlist and the limits"
+            )
+
+
+def _plaintext_keys(layers: Layers, settings: Settings) -> Iterator[str]:
+    document = layers.document
+    for leaf in layers.leaves.values():
+        given = layers.written(leaf.path)
+        if not leaf.is_secret or not given or leaf.path in document.substituted:
+            continue
+        if isinstance(given, list) and all(
+            (*leaf.path, index) in document.substituted for index in range(len(given))
+        ):
+            continue
+        where = document.origin(leaf.path)
+        if where is None or not where.line:
+            continue
+        read = ", and every user of this machine can read it" if document.is_readable_by_all else ""
+        yield (
+            f"{'WARNING: ' if read else ''}{where} holds a key in plain text{read}. Better: "
+            f"{leaf.variable}_FILE, or ${{NAME}} in its place"
+        )
+
+
+def _unheard(settings: Settings, layers: Layers, short_names: Mapping[str, Path]) -> Iterator[str]:
+    """Short names of stages that are not in the chain under that name."""
+    for name, path in short_names.items():
+        if path[0] != "stages":
+            continue
+        stage = str(path[1])
+        if path not in layers.leaves:
+            yield f"{name} has no effect: the stage {stage} has no setting {dotted(path[2:])}"
+        elif stage not in settings.chain:
+            yield (
+                f"{name} has no effect: the chain has no stage named {stage}. "
+                f"Set {layers.leaves[path].variable.replace(stage.upper(), '<NAME>', 1)} instead"
+            )
