@@ -1,0 +1,1 @@
+"""``make demo``: the gateway against the built-in mock OpenAI, driven by the official SDK."""
