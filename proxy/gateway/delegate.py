@@ -1,77 +1,40 @@
-"""The life of one exchange, in the order of this file: request in, verdict, forwarding, answer out, end."""
+"""The life of a forwarded exchange, in the order of this file: request in, verdict, forwarding, answer out, end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from asyncio import Future
 from collections.abc import Awaitable
-from http.client import responses as REASONS
 from typing import TYPE_CHECKING
-
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
 from proxy.core.chain import BODY_WANTED, Verdict
 from proxy.core.errors import ProtocolError, UpstreamError
-from proxy.core.exchange import Exchange, Route
-from proxy.core.headers import REPLACED_IN_RESPONSES, Field, Headers, end_to_end
-from proxy.core.messages import BODY_TOO_LARGE, INTERNAL_ERROR
-from proxy.core.reply import INVALID_REQUEST, SERVER_ERROR, Reply
+from proxy.core.exchange import Exchange
+from proxy.core.headers import REPLACED_IN_RESPONSES, Headers, end_to_end
+from proxy.core.messages import BODY_TOO_LARGE
+from proxy.core.reply import INVALID_REQUEST, Reply
+from proxy.gateway.answering import AnsweringDelegate
 from proxy.gateway.downstream import Downstream
-from proxy.gateway.envelope import refusal_of
 from proxy.gateway.forward import Forward
 from proxy.wire.framing import Framing
-from proxy.wire.gate import RequestError, RequestHead, ResponseHead, check_request
-from proxy.wire.headers import lines_of
+from proxy.wire.gate import ResponseHead
 
 if TYPE_CHECKING:
     from proxy.gateway.plane import DataPlane
 
-log = logging.getLogger("sluice.gateway")
 
-CLIENT_LEFT = 499
-"""What the access log shows when the client left before an answer began."""
-
-
-class ExchangeDelegate(HTTPMessageDelegate):
+class ExchangeDelegate(AnsweringDelegate):
     """One exchange below ``/v1``. `proxy.gateway.simple_chat.ChatDelegate` changes what goes up and comes down."""
 
-    route = Route.API
-
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
-        self._plane = plane
-        self._chain = plane.chain
-        self._downstream = downstream
+        super().__init__(plane, downstream)
         self._forward: Forward | None = None
         self._task: asyncio.Task[None] | None = None
         self._held: list[bytes] | None = None  # the body's pieces, while it is being held
         self._held_limit = plane.max_held_bytes
-        self._answered = False  # an answer of ours is out, or the exchange is over
         self._splices = False
-        self._is_http10 = False
-        self.exchange: Exchange
 
     # request in
-
-    def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
-        """The head is in: run the chain. A future holds the body back until the exchange can take it."""
-        assert isinstance(start_line, RequestStartLine)
-        downstream = self._downstream
-        downstream.set_close_callback(self._client_left)
-        target = start_line.path.encode("latin-1")
-        self.exchange = exchange = self._plane.open_exchange(
-            start_line.method, target, lines_of(headers), downstream.context, self.route
-        )
-        self._is_http10 = start_line.version == "HTTP/1.0"
-        refusal = self._refusal(exchange)
-        if refusal is None and not self._downstream.is_gated:
-            refusal = _gate(start_line, exchange)
-        if refusal is not None:
-            self._reply(refusal)
-            return None
-        return self._proceed()
 
     def _refusal(self, exchange: Exchange) -> Reply | None:
         """What is wrong with the request before any stage is asked."""
@@ -120,11 +83,10 @@ class ExchangeDelegate(HTTPMessageDelegate):
         """Look into a held body before the stages do; here there is nothing to look for."""
         return None
 
-    def on_connection_close(self) -> None:
-        """The client left before its request was whole."""
-        self._client_left()
-
     # verdict
+
+    def _begin(self) -> Awaitable[None] | None:
+        return self._proceed()
 
     def _proceed(self) -> Future[None] | asyncio.Task[None] | None:
         """Run the chain from where it stands; what is returned holds the body back."""
@@ -140,12 +102,13 @@ class ExchangeDelegate(HTTPMessageDelegate):
 
     async def _wait(self, verdict: Awaitable[Verdict]) -> None:
         try:
-            ready = self._obey(await verdict)
+            decided = await verdict
+            # From here on ending the exchange must not cancel the task that ends it.
+            self._task = None
+            ready = self._obey(decided)
         except Exception:
             self._crash()
             return
-        finally:
-            self._task = None
         if ready is not None:
             await ready
 
@@ -237,7 +200,11 @@ class ExchangeDelegate(HTTPMessageDelegate):
             ready = self._downstream.splice(data)
         else:
             if self._chain.changes_chunks:
-                data = self._chain.response_chunk(exchange, data)
+                try:
+                    data = self._chain.response_chunk(exchange, data)
+                except Exception:
+                    self._crash()
+                    return
             ready = self._downstream.write(data)
         exchange.bytes_out += len(data)
         if not ready.done() and self._forward is not None:
@@ -261,103 +228,16 @@ class ExchangeDelegate(HTTPMessageDelegate):
         """The upstream failed: say so if nothing is out yet, else let the cut be seen as a cut."""
         self._fail(error)
 
-    def _fail(self, error: UpstreamError) -> None:
-        exchange = self.exchange
-        log.warning("exchange %s: %s (%s)", exchange.request_id, error, type(error).__name__)
-        if self._downstream.started:
-            exchange.aborted = "upstream"
-            self._downstream.abort()
-            self._complete()
-        else:
-            self._reply(error.reply())
-
-    def _crash(self) -> None:
-        """A stage or we ourselves failed: the log gets the traceback, the client a request id."""
-        exchange = self.exchange
-        log.exception("exchange %s failed", exchange.request_id)
-        if self._answered:
-            return
-        if self._downstream.started:
-            exchange.aborted = "gateway"
-            self._downstream.abort()
-            self._complete()
-        else:
-            self._reply(Reply.of(500, SERVER_ERROR, "internal_error", INTERNAL_ERROR, request_id=exchange.request_id))
-
-    def _reply(self, reply: Reply) -> None:
-        """Answer ourselves."""
-        exchange = self.exchange
-        exchange.status = reply.status
-        exchange.reply = exchange.reply or reply
-        content_type, body = self._plane.render(reply, exchange)
-        self._answer(reply.status, [(b"content-type", b"Content-Type", content_type), *reply.headers], body)
-
-    def _answer(self, status: int, fields: list[Field], body: bytes) -> None:
-        """Send a whole answer of our own; the stages may add to its head."""
-        exchange = self.exchange
-        self._answered = True
-        headers = exchange.response_headers = Headers(
-            [
-                *fields,
-                (b"content-length", b"Content-Length", b"%d" % len(body)),
-                self._request_id_field(),
-                self._plane.date_field(),
-            ]
-        )
-        if headers.get(b"x-request-id") is None:
-            headers.add(b"x-request-id", exchange.request_id.encode("ascii"))
-        if status >= 400:
-            headers.add(b"x-sluice-upstream-sent", exchange.upstream_sent.encode("ascii"))
-        try:
-            self._chain.response_headers(exchange)
-        except Exception:
-            log.exception("exchange %s: a stage failed on our own answer", exchange.request_id)
-        downstream = self._downstream
-        sent = b"" if exchange.method == "HEAD" else body
-        downstream.start(status, REASONS.get(status, "Error").encode(), headers.fields, Framing.LENGTH, sent)
-        exchange.bytes_out = len(sent)
-        downstream.finish()
-        self._complete()
-
-    def _request_id_field(self) -> Field:
-        return (b"x-sluice-request-id", b"X-Sluice-Request-Id", self.exchange.request_id.encode("ascii"))
-
     # end
 
-    def _client_left(self) -> None:
-        """The client is gone: stop the upstream from working for nobody."""
-        exchange = self.exchange
-        if not self._answered:
-            exchange.aborted = "client"
-            exchange.status = exchange.status or CLIENT_LEFT
-        self._complete()
-
-    def _complete(self) -> None:
-        """The exchange is over, however it ended. Only the first call counts."""
-        exchange = self.exchange
-        if exchange.completed:
-            return
-        self._answered = True
-        self._downstream.set_close_callback(None)
+    def _let_go(self) -> None:
         forward, self._forward = self._forward, None
         if forward is not None:
             forward.cancel()
         if self._task is not None:
             self._task.cancel()
-        self._chain.complete(exchange)
-        self._plane.close_exchange(exchange)
 
 
 def too_large(limit: int) -> Reply:
     """413: the body has more than ``limit`` bytes."""
     return Reply.of(413, INVALID_REQUEST, "body_too_large", BODY_TOO_LARGE, count=limit)
-
-
-def _gate(start_line: RequestStartLine, exchange: Exchange) -> Reply | None:
-    """Hold a request that came through another server than ours to the same strictness."""
-    try:
-        version = start_line.version.removeprefix("HTTP/")
-        check_request(RequestHead(start_line.method, exchange.target, version, exchange.headers))
-    except RequestError as error:
-        return refusal_of(error)
-    return None

@@ -15,8 +15,9 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
 from proxy.core.headers import Field
+from proxy.wire.connection import set_reset_on_close
 from proxy.wire.framing import Framing
-from proxy.wire.response import ResponseWriter, set_reset_on_close
+from proxy.wire.response import ResponseWriter
 
 
 class Downstream(Protocol):

@@ -117,7 +117,8 @@ class Forward:
                 self._is_retry = True
                 return self._dial_one()
             self._exchange.upstream_sent = UpstreamSent.UNKNOWN
-        return connection.write(data)
+        writable = connection.write(data)
+        return None if writable.done() else writable
 
     def _on_connected(self, connection: UpstreamConnection) -> None:
         self._dial = None

@@ -9,7 +9,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from proxy.core.exchange import Exchange, Route
 from proxy.core.messages import NOT_FOUND
 from proxy.core.reply import INVALID_REQUEST, Reply
-from proxy.gateway.delegate import ExchangeDelegate
+from proxy.gateway.answering import AnsweringDelegate
 from proxy.gateway.downstream import Downstream
 from proxy.wire.framing import Framing
 
@@ -18,7 +18,7 @@ _TEXT = (b"content-type", b"Content-Type", b"text/plain; charset=utf-8")
 _NO_STORE = (b"cache-control", b"Cache-Control", b"no-store")
 
 
-class NowhereDelegate(ExchangeDelegate):
+class NowhereDelegate(AnsweringDelegate):
     """404 for every path that is neither OpenAI's nor the chat contract's; it is logged like any exchange."""
 
     route = Route.CHAT

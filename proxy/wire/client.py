@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import Future
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
-from proxy.wire.framing import (
-    BodyReader,
-    ChunkedReader,
-    CloseReader,
-    Framing,
-    FramingError,
-    LengthReader,
-)
+from proxy.wire.connection import NEVER, Connection
+from proxy.wire.framing import BodyReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser
 
@@ -24,8 +17,6 @@ if TYPE_CHECKING:
 
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
-WRITE_AHEAD = 65_536
-_NEVER = float("inf")
 _TCP_ESTABLISHED = 1  # of <netinet/tcp.h>
 
 
@@ -49,14 +40,12 @@ class Receiver(Protocol):
         ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(Connection):
     """One connection to an origin; carries one request at a time."""
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.loop)
         self._pool = pool
-        self._loop = pool.loop
-        self.deadline_s = _NEVER
-        self.idle_since_s = 0.0
         self._receiver: Receiver | None = None
         self._method = ""
         self._parser: ResponseParser | None = None
@@ -65,21 +54,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._splices = False
         self._informational = 0
         self._request_ended = False
-        self._drained: Future[None] | None = None
         self._is_paused = False
         self._saw_eof = False
-        self.exchanges = 0
 
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection, TLS handshake included, stands."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_AHEAD)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = sock
+        super().connection_made(transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -91,7 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline_s = self._loop.time() + self._pool.timeouts.idle_s
         try:
             while data and self._receiver is not None:
-                data = self._read_head(data) if self._reader is None else self._read_body(data)
+                data = self._read_head(data) if self._head is None else self._read_body(data)
         except (ResponseError, FramingError) as error:
             self._fail(ProtocolError(str(error)))
 
@@ -103,27 +85,13 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a close-delimited body, or a failure."""
         self._pool.closed(self)
-        if self._drained is not None:
-            drained, self._drained = self._drained, None
-            if not drained.done():
-                drained.set_result(None)
+        super().connection_lost(exc)
         if self._receiver is None:
             return
         if exc is None and self._saw_eof and isinstance(self._reader, CloseReader):
             self._end()
         else:
             self._fail(ProtocolError(f"the connection ended early: {exc or 'closed by the upstream'}"))
-
-    def pause_writing(self) -> None:
-        """The origin reads slowly: `drained` now waits."""
-        if self._drained is None:
-            self._drained = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """The origin has caught up."""
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
 
     # one exchange
 
@@ -136,19 +104,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._head = None
         self._informational = 0
         self._request_ended = False
-        self.deadline_s = _NEVER
-        self.exchanges += 1
-
-    def write(self, data: bytes) -> Future[None] | None:
-        """Send bytes of the request; None = more is welcome, else a future that says when."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
-        return self._drained
+        self.deadline_s = NEVER
 
     def request_ended(self) -> None:
         """The whole request is written: the wait for its answer begins."""
         self._request_ended = True
-        if self._reader is None and self._receiver is not None:
+        if self._head is None and self._receiver is not None:
             self.deadline_s = self._loop.time() + self._pool.timeouts.first_byte_s
 
     def pause_reading(self) -> None:
@@ -156,7 +117,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_paused and not self._transport.is_closing():
             self._is_paused = True
             # A slow client is not a silent upstream.
-            self.deadline_s = _NEVER
+            self.deadline_s = NEVER
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -171,8 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
     def abandon(self) -> None:
         """Nobody wants the answer any more: close at once, so that the upstream stops working on it."""
         self._receiver = None
-        self.deadline_s = _NEVER
-        self._transport.abort()
+        self.abort()
 
     def on_deadline(self) -> None:
         """No first byte, or no next byte, in time; or unused for too long."""
@@ -188,22 +148,12 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a request may be sent over it, as far as this side can know."""
         if self._transport.is_closing() or self._saw_eof:
             return False
+        if self._socket is None:
+            return True
         try:
-            state: int = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
         except (OSError, AttributeError):
             return True
-        return state == _TCP_ESTABLISHED
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether nothing can be written any more."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Close when everything written has gone out."""
-        self.deadline_s = _NEVER
-        if not self._transport.is_closing():
-            self._transport.close()
 
     # reading
 
@@ -224,15 +174,9 @@ class UpstreamConnection(asyncio.Protocol):
             return rest
         self._head = head
         self._parser = None
-        framing = head.framing
-        if framing is Framing.CHUNKED:
-            self._reader = ChunkedReader()
-        elif framing is Framing.CLOSE:
-            self._reader = CloseReader()
-        else:
-            self._reader = LengthReader(head.content_length if framing is Framing.LENGTH else 0)
+        self._reader = reader_for(head.framing, head.content_length)
         self._splices = receiver.on_upstream_headers(head)
-        if framing is Framing.NONE or (framing is Framing.LENGTH and not head.content_length):
+        if self._reader is None and self._receiver is not None:
             self._end(has_extra=bool(rest))
             return b""
         return rest
@@ -256,12 +200,12 @@ class UpstreamConnection(asyncio.Protocol):
     def _end(self, *, has_extra: bool = False) -> None:
         receiver, self._receiver = self._receiver, None
         assert receiver is not None
-        self.deadline_s = _NEVER
+        self.deadline_s = NEVER
         head = self._head
         reusable = head is not None and head.keep_alive and head.framing is not Framing.CLOSE
         if reusable and self._request_ended and not has_extra and not self._saw_eof:
             self.resume_reading()
-            self.deadline_s = _NEVER
+            self.deadline_s = NEVER
             self._pool.release(self)
         else:
             self.close()
@@ -269,8 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _fail(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None
-        self.deadline_s = _NEVER
-        self._transport.abort()
+        self.abort()
         if receiver is not None:
             receiver.on_upstream_error(error)
 

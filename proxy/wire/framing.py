@@ -75,6 +75,15 @@ class CloseReader:
         return -1
 
 
+def reader_for(framing: Framing, length: int) -> BodyReader | None:
+    """The reader of a body framed so; None if there is no body to read."""
+    if framing is Framing.CHUNKED:
+        return ChunkedReader()
+    if framing is Framing.CLOSE:
+        return CloseReader()
+    return LengthReader(length) if framing is Framing.LENGTH and length else None
+
+
 class ChunkedReader:
     """A body in chunks (RFC 9112 section 7.1), read strictly: CRLF only, plain hexadecimal sizes.
 

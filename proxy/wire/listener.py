@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tornado.httputil import HTTPServerConnectionDelegate
 
 from proxy.core.headers import Field, Headers
 from proxy.wire.gate import RequestError
-from proxy.wire.server import ErrorAnswer, ServerConnection
+from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
+
+ErrorAnswer = Callable[[RequestError, bytes, Headers], tuple[list[Field], bytes]]
+"""(error, target as far as known, headers as far as known) → (header lines, body)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from asyncio import Future
 from collections.abc import Callable
 from http.client import responses as REASONS
 from typing import TYPE_CHECKING, Any
 
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, RequestStartLine, ResponseStartLine
-from tornado.iostream import StreamClosedError
 
 from proxy.core.headers import Field, Headers, encode
 from proxy.wire.framing import Framing
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, text.encode()) for status, text in REASONS.items()}
 _BODYLESS = (204, 304)
-_LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 class ResponseWriter(HTTPConnection):
@@ -111,7 +107,7 @@ class ResponseWriter(HTTPConnection):
         if self._finished:
             return
         self._finished = True
-        if self._remaining > 0 and not self._connection.is_closed:
+        if self._remaining > 0 and not self._connection.is_closing:
             self._connection.abort()
             raise HTTPOutputError(f"{self._remaining} bytes fewer were written than Content-Length announced")
         if self._framing is Framing.CHUNKED:
@@ -201,19 +197,6 @@ def status_line(status: int, reason: bytes) -> bytes:
     if line is not None and line[13:-2] == reason:
         return line
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
-
-
-def set_reset_on_close(sock: socket.socket) -> None:
-    """Make the close of this socket a reset (SO_LINGER with no time)."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-
-
-def closed_future(loop: Any) -> Future[None]:
-    """A future that says the connection is closed, as Tornado's writes answer it."""
-    future: Future[None] = loop.create_future()
-    future.set_exception(StreamClosedError())
-    future.exception()  # marks it as looked at: nobody is obliged to await a write
-    return future
 
 
 def error_response(status: int, fields: list[Field], body: bytes) -> bytes:

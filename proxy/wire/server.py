@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from tornado.httputil import HTTPServerConnectionDelegate, RequestStartLine
+from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate, RequestStartLine
 
-from proxy.core.headers import Field, Headers
-from proxy.wire.framing import BodyReader, ChunkedReader, Framing, FramingError, LengthReader
+from proxy.core.headers import Headers
+from proxy.wire.connection import NEVER, Connection
+from proxy.wire.framing import BodyReader, FramingError, LengthReader, reader_for
 from proxy.wire.gate import RequestError, RequestHead
 from proxy.wire.head import RequestParser
 from proxy.wire.headers import WireHeaders
+from proxy.wire.hold import Hold
 from proxy.wire.peer import PeerContext
-from proxy.wire.read_ahead import READ_AHEAD, ReadAhead
-from proxy.wire.response import ResponseWriter, closed_future, error_response, set_reset_on_close
+from proxy.wire.read_ahead import ReadAhead
+from proxy.wire.response import ResponseWriter, error_response
 
 if TYPE_CHECKING:
-    from tornado.httputil import HTTPMessageDelegate
-
     from proxy.wire.listener import Listener
 
 log = logging.getLogger("sluice.wire")
@@ -36,7 +35,6 @@ DISCARD_AT_MOST = 262_144
 """Bytes of an unwanted body that are read and thrown away to keep the connection."""
 LINGER_S = 1.0
 """How long a closing connection is still read, so that the client gets our answer and not a reset."""
-_NEVER = float("inf")
 
 
 class State(Enum):
@@ -46,21 +44,29 @@ class State(Enum):
     BODY = "body"
     HELD = "held"
     ANSWER = "answer"
-    DISCARD = "discard"
     LINGER = "linger"
     CLOSED = "closed"
 
 
-class ServerConnection(asyncio.Protocol):
+class _Nobody(HTTPMessageDelegate):
+    """Takes the rest of a body whose request is answered already; then the connection goes on."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self._go_on = go_on
+
+    def finish(self) -> None:
+        self._go_on()
+
+
+class ServerConnection(Connection):
     """One connection from downstream."""
 
     def __init__(self, listener: Listener) -> None:
+        super().__init__(listener.loop)
         self._listener = listener
-        self._loop = listener.loop
         self._app: HTTPServerConnectionDelegate = listener.app
         self.max_body_bytes = 0
         self.body_timeout_s = listener.timeouts.body_s
-        self.deadline_s = _NEVER
         self.keeps_alive = True
         self._state = State.HEAD
         self._parser: RequestParser | None = None
@@ -69,23 +75,16 @@ class ServerConnection(asyncio.Protocol):
         self._writer: ResponseWriter | None = None
         self._body_ended = False
         self._body_bytes = 0
-        self._discarded = 0
         self._is_consuming = False
-        self._drained: Future[None] | None = None
+        self._hold = Hold(self._release, self.abort)
 
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=READ_AHEAD)
-        self._ready: Future[None] = self._loop.create_future()
-        self._ready.set_result(None)
+        super().connection_made(transport)
         self._ahead = ReadAhead(self._transport, self._listener.ticker, self.abort)
         self.context = PeerContext(self._transport, self._listener.protocol)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.deadline_s = self._loop.time() + self._listener.timeouts.header_s
         self._listener.opened(self)
 
@@ -105,10 +104,8 @@ class ServerConnection(asyncio.Protocol):
         state, self._state = self._state, State.CLOSED
         self._listener.closed(self)
         self._ahead.close()
-        if self._drained is not None:
-            drained, self._drained = self._drained, None
-            if not drained.done():
-                drained.set_result(None)
+        self._hold.forget()
+        super().connection_lost(exc)
         delegate, writer = self._delegate, self._writer
         self._delegate = self._writer = None
         try:
@@ -119,17 +116,6 @@ class ServerConnection(asyncio.Protocol):
         except Exception:
             log.exception("a delegate failed when its client left")
         self._app.on_close(self)
-
-    def pause_writing(self) -> None:
-        """The client reads slowly: writes now answer a future that waits."""
-        if self._drained is None:
-            self._drained = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """The client has caught up."""
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
 
     # the reading half
 
@@ -143,8 +129,6 @@ class ServerConnection(asyncio.Protocol):
                     data = self._read_head(data)
                 elif state is State.BODY:
                     data = self._read_body(data)
-                elif state is State.DISCARD:
-                    data = self._discard(data)
                 elif state in (State.HELD, State.ANSWER):
                     self._ahead.keep(data)
                     return
@@ -182,15 +166,10 @@ class ServerConnection(asyncio.Protocol):
         self.keeps_alive = head.keep_alive and not self._listener.is_draining
         self.max_body_bytes = 0
         self._body_bytes = 0
-        if head.framing is Framing.CHUNKED:
-            self._reader = ChunkedReader()
-        elif head.content_length:
-            self._reader = LengthReader(head.content_length)
-        else:
-            self._reader = None
+        self._reader = reader_for(head.framing, head.content_length)
         self._body_ended = self._reader is None
         self._state = State.ANSWER if self._body_ended else State.BODY
-        self.deadline_s = self._loop.time() + self.body_timeout_s if self._reader is not None else _NEVER
+        self.deadline_s = self._loop.time() + self.body_timeout_s if self._reader is not None else NEVER
         writer = self._writer = ResponseWriter(self, head)
         delegate = self._delegate = self._app.start_request(self, writer)
         start_line = RequestStartLine(head.method, head.target.decode("latin-1"), f"HTTP/{head.version}")
@@ -206,7 +185,7 @@ class ServerConnection(asyncio.Protocol):
             return
         if self._body_ended:
             self._state = State.ANSWER
-            self.deadline_s = _NEVER
+            self.deadline_s = NEVER
             self._delegate.finish()
         elif self._writer is not None and self._writer.head.expects_continue:
             self._writer.head.expects_continue = False
@@ -242,17 +221,11 @@ class ServerConnection(asyncio.Protocol):
 
     def _hold_for(self, held: Awaitable[None]) -> None:
         self._state = State.HELD
-        self.deadline_s = _NEVER
-        future = asyncio.ensure_future(held)
-        future.add_done_callback(self._release)
+        self.deadline_s = NEVER
+        self._hold.wait(held)
 
-    def _release(self, future: Future[None]) -> None:
+    def _release(self) -> None:
         """The delegate has had its time."""
-        if future.cancelled() or future.exception() is not None:
-            if self._state is not State.CLOSED:
-                log.error("a delegate failed", exc_info=None if future.cancelled() else future.exception())
-                self.abort()
-            return
         if self._state is not State.HELD:
             return
         self._state = State.BODY
@@ -271,23 +244,6 @@ class ServerConnection(asyncio.Protocol):
             self._consume(self._ahead.take())
 
     # the writing half
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing can be written any more."""
-        return self._state is State.CLOSED or self._transport.is_closing()
-
-    def write(self, data: bytes) -> Future[None]:
-        """Write bytes; the future is done when more may be written."""
-        transport = self._transport
-        if transport.is_closing():
-            return closed_future(self._loop)
-        transport.write(data)
-        return self._drained or self._ready
-
-    def writable(self) -> Future[None]:
-        """The future that is done when more may be written."""
-        return self._drained or self._ready
 
     def settle_persistence(self) -> bool:
         """Decide, while the head is written, whether the connection will outlive the response."""
@@ -315,34 +271,24 @@ class ServerConnection(asyncio.Protocol):
             else:
                 self._linger()
         elif whole:
-            self._next_request()
+            self.next_request()
         else:
-            self._state = State.DISCARD
-            self._discarded = 0
+            self._hold.forget()
+            self._state = State.BODY
+            self._delegate = _Nobody(self.next_request)
             self.deadline_s = self._loop.time() + self.body_timeout_s
         if not self._is_consuming:
             self._consume_ahead()
 
-    def _next_request(self) -> None:
+    def next_request(self) -> None:
+        """Wait for the next request on this connection."""
         self._state = State.HEAD
         self._reader = None
+        self._hold.forget()
         self.body_timeout_s = self._listener.timeouts.body_s
         self.deadline_s = self._loop.time() + self._listener.timeouts.keep_alive_s
         if self._listener.is_draining:
             self.close()
-
-    def _discard(self, data: bytes) -> bytes:
-        """Throw away the rest of a body nobody waits for."""
-        assert self._reader is not None
-        self._discarded += len(data)
-        if self._discarded > 2 * DISCARD_AT_MOST:
-            self.close()
-            return b""
-        end = self._reader.read(data, None)
-        if end < 0:
-            return b""
-        self._next_request()
-        return data[end:]
 
     def _linger(self) -> None:
         """Say that nothing more comes, and read on for a moment so that the client is not reset."""
@@ -371,30 +317,14 @@ class ServerConnection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         """Something took too long: an idle connection, a slow head, a slow body, a client that does not close."""
-        if (self._state is State.HEAD and self._parser is not None) or self._state is State.BODY:
+        if (self._state is State.HEAD and self._parser is not None) or (
+            self._state is State.BODY and self._writer is not None
+        ):
             self._refuse(RequestError(408, "the request did not arrive in time"))
         elif self._state is State.LINGER:
             self.abort()
         else:
             self.close()
-
-    def close(self) -> None:
-        """Close when everything written has gone out."""
-        self.deadline_s = _NEVER
-        if not self._transport.is_closing():
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close now, whatever has not gone out."""
-        self.deadline_s = _NEVER
-        self._transport.abort()
-
-    def reset(self) -> None:
-        """Close now with a reset, so that the end cannot be taken for the end of a body."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._transport.is_closing():
-            set_reset_on_close(sock)
-        self.abort()
 
     @property
     def is_idle(self) -> bool:
@@ -403,7 +333,3 @@ class ServerConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<ServerConnection {self.context} {self._state.value}>"
-
-
-ErrorAnswer = Callable[[RequestError, bytes, Headers], tuple[list[Field], bytes]]
-"""(error, target as far as known, headers as far as known) → (header lines, body)."""

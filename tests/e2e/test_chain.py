@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import pytest
 
 from proxy.core.exchange import Exchange
+from proxy.core.messages import IP_NOT_ALLOWED
 from proxy.core.reply import Reply
 from proxy.core.stage import Stage
 from proxy.gateway.plane import DataPlane
@@ -201,6 +202,14 @@ class Faulty(Stage):
         raise RuntimeError(f"broken near {self.secret}")
 
 
+class FaultyOnChunk(Stage):
+    """A stage that raises when the answer comes."""
+
+    def on_response_chunk(self, exchange: Exchange, chunk: bytes) -> bytes:
+        """Raise."""
+        raise RuntimeError("broken")
+
+
 class Shout(Stage):
     """A stage that changes what comes back."""
 
@@ -241,6 +250,29 @@ async def test_a_stage_that_waits_holds_the_exchange_and_no_more(
     assert [answer.status for answer in answers] == [200] * 10
     assert {len(received.body) for received in upstream.ledger} == {200_000}
     assert slow.completed == 10
+
+
+@pytest.mark.gen_test
+async def test_a_stage_that_waits_may_refuse_and_the_connection_goes_on(
+    port: int, plane: DataPlane, upstream: FakeUpstream
+) -> None:
+    put_first(plane, Slow(Reply.of(403, "permission_error", "no", IP_NOT_ALLOWED)))
+    client = await RawClient.connect(port)
+    for _ in range(3):
+        assert (await client.ask(request(body=None, method="GET"))).status == 403
+    assert upstream.ledger == []
+    client.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stage_that_raises_on_a_chunk_cuts_the_answer(port: int, plane: DataPlane) -> None:
+    put_first(plane, FaultyOnChunk("faulty"))
+    client = await RawClient.connect(port)
+    await client.send(request())
+    with pytest.raises(asyncio.IncompleteReadError):
+        await client.answer()
+    assert "[0 in flight]" in repr(plane)
+    client.close()
 
 
 @pytest.mark.gen_test

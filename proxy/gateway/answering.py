@@ -1,0 +1,173 @@
+"""How an exchange is opened, answered by ourselves, and ended: what every delegate of the data plane does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from http.client import responses as REASONS
+from typing import TYPE_CHECKING
+
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+
+from proxy.core.errors import UpstreamError
+from proxy.core.exchange import Exchange, Route
+from proxy.core.headers import Field, Headers
+from proxy.core.messages import INTERNAL_ERROR
+from proxy.core.reply import SERVER_ERROR, Reply
+from proxy.gateway.downstream import Downstream
+from proxy.gateway.envelope import refusal_of
+from proxy.wire.framing import Framing
+from proxy.wire.gate import RequestError, RequestHead, check_request
+from proxy.wire.headers import lines_of
+
+if TYPE_CHECKING:
+    from proxy.gateway.plane import DataPlane
+
+log = logging.getLogger("sluice.gateway")
+
+CLIENT_LEFT = 499
+"""What the access log shows when the client left before an answer began."""
+
+
+class AnsweringDelegate(HTTPMessageDelegate):
+    """An exchange from its head to its end. Subclasses say what happens in between, in `_begin`."""
+
+    route = Route.API
+
+    def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
+        self._plane = plane
+        self._chain = plane.chain
+        self._downstream = downstream
+        self._answered = False  # an answer of ours is out, or the exchange is over
+        self._is_http10 = False
+        self.exchange: Exchange
+
+    # begin
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """The head is in. A future holds the body back until the exchange can take it."""
+        assert isinstance(start_line, RequestStartLine)
+        downstream = self._downstream
+        downstream.set_close_callback(self._client_left)
+        target = start_line.path.encode("latin-1")
+        self.exchange = exchange = self._plane.open_exchange(
+            start_line.method, target, lines_of(headers), downstream.context, self.route
+        )
+        self._is_http10 = start_line.version == "HTTP/1.0"
+        refusal = None if downstream.is_gated else _gate(start_line, exchange)
+        refusal = refusal or self._refusal(exchange)
+        if refusal is not None:
+            self._reply(refusal)
+            return None
+        return self._begin()
+
+    def _refusal(self, exchange: Exchange) -> Reply | None:
+        """What is wrong with the request before any stage is asked."""
+        return None
+
+    def _begin(self) -> Awaitable[None] | None:
+        """The head is in and in order."""
+        return None
+
+    def on_connection_close(self) -> None:
+        """The client left before its request was whole."""
+        self._client_left()
+
+    # answer
+
+    def _fail(self, error: UpstreamError) -> None:
+        exchange = self.exchange
+        log.warning("exchange %s: %s (%s)", exchange.request_id, error, type(error).__name__)
+        if self._downstream.started:
+            exchange.aborted = "upstream"
+            self._downstream.abort()
+            self._complete()
+        else:
+            self._reply(error.reply())
+
+    def _crash(self) -> None:
+        """A stage or we ourselves failed: the log gets the traceback, the client a request id."""
+        exchange = self.exchange
+        log.exception("exchange %s failed", exchange.request_id)
+        if self._answered:
+            return
+        if self._downstream.started:
+            exchange.aborted = "gateway"
+            self._downstream.abort()
+            self._complete()
+        else:
+            self._reply(Reply.of(500, SERVER_ERROR, "internal_error", INTERNAL_ERROR, request_id=exchange.request_id))
+
+    def _reply(self, reply: Reply) -> None:
+        """Answer ourselves."""
+        exchange = self.exchange
+        exchange.status = reply.status
+        exchange.reply = exchange.reply or reply
+        content_type, body = self._plane.render(reply, exchange)
+        self._answer(reply.status, [(b"content-type", b"Content-Type", content_type), *reply.headers], body)
+
+    def _answer(self, status: int, fields: list[Field], body: bytes) -> None:
+        """Send a whole answer of our own; the stages may add to its head."""
+        exchange = self.exchange
+        self._answered = True
+        headers = exchange.response_headers = Headers(
+            [
+                *fields,
+                (b"content-length", b"Content-Length", b"%d" % len(body)),
+                self._request_id_field(),
+                self._plane.date_field(),
+            ]
+        )
+        if headers.get(b"x-request-id") is None:
+            headers.add(b"x-request-id", exchange.request_id.encode("ascii"))
+        if status >= 400:
+            headers.add(b"x-sluice-upstream-sent", exchange.upstream_sent.encode("ascii"))
+        try:
+            self._chain.response_headers(exchange)
+        except Exception:
+            log.exception("exchange %s: a stage failed on our own answer", exchange.request_id)
+        downstream = self._downstream
+        sent = b"" if exchange.method == "HEAD" else body
+        downstream.start(status, REASONS.get(status, "Error").encode(), headers.fields, Framing.LENGTH, sent)
+        exchange.bytes_out = len(sent)
+        downstream.finish()
+        self._complete()
+
+    def _request_id_field(self) -> Field:
+        return (b"x-sluice-request-id", b"X-Sluice-Request-Id", self.exchange.request_id.encode("ascii"))
+
+    # end
+
+    def _client_left(self) -> None:
+        """The client is gone: stop the upstream from working for nobody."""
+        exchange = self.exchange
+        if not self._answered:
+            exchange.aborted = "client"
+            exchange.status = exchange.status or CLIENT_LEFT
+        self._complete()
+
+    def _complete(self) -> None:
+        """The exchange is over, however it ended. Only the first call counts."""
+        exchange = self.exchange
+        if exchange.completed:
+            return
+        self._answered = True
+        self._downstream.set_close_callback(None)
+        self._let_go()
+        self._chain.complete(exchange)
+        self._plane.close_exchange(exchange)
+
+    def _let_go(self) -> None:
+        """Release what the exchange still holds."""
+
+
+def _gate(start_line: RequestStartLine, exchange: Exchange) -> Reply | None:
+    """Hold a request that came through another server than ours to the same strictness."""
+    try:
+        version = start_line.version.removeprefix("HTTP/")
+        check_request(RequestHead(start_line.method, exchange.target, version, exchange.headers))
+    except RequestError as error:
+        return refusal_of(error)
+    return None
