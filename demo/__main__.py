@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from openai import OpenAI, RateLimitError
+from openai.types.chat import ChatCompletionMessageParam
 
 CONFIG = "config/sluice.yaml"
 
@@ -97,8 +98,10 @@ def show_stream(upstream: str) -> None:
     with gateway(upstream) as url, OpenAI(base_url=f"{url}/v1", api_key="sk-mine") as client:
         print("   ", end="")
         pieces = 0
-        messages = [{"role": "user", "content": "a sluice is a gate that regulates a flow"}]
-        for chunk in client.chat.completions.create(model="gpt-4.1-mini", messages=messages, stream=True):  # type: ignore[call-overload]
+        messages: list[ChatCompletionMessageParam] = [
+            {"role": "user", "content": "a sluice is a gate that regulates a flow"}
+        ]
+        for chunk in client.chat.completions.create(model="gpt-4.1-mini", messages=messages, stream=True):
             text = chunk.choices[0].delta.content or ""
             pieces += bool(text)
             print(text, end="", flush=True)
@@ -139,7 +142,10 @@ def show_reordering(upstream: str) -> None:
     """The same settings, another order: what a refused client costs changes."""
     say("5. The chain reordered by SLUICE__CHAIN alone: now the limit counts strangers too")
     shared = {"IP_ALLOWLIST": "10.0.0.0/8", "MINUTE_LIMIT": "1"}
-    for chain, statuses in (("ip_allowlist,limit,key,upstream", [403, 403]), ("limit,ip_allowlist,key,upstream", [403, 429])):
+    for chain, statuses in (
+        ("ip_allowlist,limit,key,upstream", [403, 403]),
+        ("limit,ip_allowlist,key,upstream", [403, 429]),
+    ):
         with gateway(upstream, SLUICE__CHAIN=chain, **shared) as url:
             seen = [post(f"{url}/v1/chat/completions", {})[0] for _ in statuses]
             print(f"   two requests: {seen}")

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if settings.admin.enabled:
             admin = AdminServer(settings.admin.host, settings.admin.port, is_ready=lambda: worker.plane.is_ready)
             worker.at_close(admin.stop)
+            log.info("admin on http://%s:%d", settings.admin.host, admin.port)
 
     return run_worker(settings, start_admin)
 

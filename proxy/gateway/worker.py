@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -60,9 +61,9 @@ class Worker:
             return None
         if config.path == "-":
             return AccessLog(sys.stdout.fileno(), self._loop.call_later)
-        # One line per write and O_APPEND: a rotated file may be replaced under us at any time.
-        file = open(config.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the process
-        return AccessLog(file.fileno(), self._loop.call_later)
+        # O_APPEND: rotation by copy-and-truncate works, and so do several gateways with one file.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        return AccessLog(os.open(config.path, flags, 0o640), self._loop.call_later)
 
     async def start(self) -> None:
         """Bind and accept. Raises OSError if the address cannot be had."""
@@ -89,7 +90,7 @@ class Worker:
         """Serve until `stop`, then drain."""
         await self._stop
         self.plane.is_ready = False
-        log.info("draining %d connections", len(self.listener))
+        log.info("draining %d connection(s)", len(self.listener))
         if not await self.listener.drain(DRAIN_S):
             log.warning("some exchanges were cut after %d seconds", DRAIN_S)
         await self.close()
@@ -112,14 +113,16 @@ def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        worker = Worker(settings)
+        worker: Worker | None = None
         try:
+            worker = Worker(settings)
             await worker.start()
             on_start(worker)
         except OSError as error:
             where = error.filename or f"{settings.listen.host}:{settings.listen.port} (listen.port)"
-            log.error("cannot listen on %s: %s", where, error.strerror or error)
-            await worker.close()
+            log.error("cannot use %s: %s", where, error.strerror or error)
+            if worker is not None:
+                await worker.close()
             return EX_UNAVAILABLE
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):

@@ -9,7 +9,7 @@ from proxy.core.rate import ALLOWED, Decision, Remaining, Window
 from proxy.core.stage import Mode, Stage
 from proxy.settings.layers import Layers
 from proxy.settings.model import Settings
-from proxy.settings.problems import Path, did_you_mean, show
+from proxy.settings.problems import Path, did_you_mean, dotted, show
 from proxy.stages import Services, build
 from proxy.stages.ip_allowlist import IPAllowlistConfig
 from proxy.stages.upstream import UpstreamConfig
@@ -62,13 +62,20 @@ def lets_strangers_in(config: IPAllowlistConfig) -> bool:
     """Whether an allowlist holds nobody off: open by word, or by a network of every address."""
     if config.is_open:
         return True
-    return any(entry.endswith("/0") for entry in config.allow or ())
+    return any(map(is_everything, config.allow or ()))
+
+
+def is_everything(network: str) -> bool:
+    """Whether a network holds every address of its kind."""
+    return network.endswith("/0")
 
 
 def guards(settings: Settings) -> bool:
     """Whether strangers are kept away: by an allowlist in the chain, or by a listener only this machine reaches."""
     if is_loopback(settings.listen.host):
         return True
+    if any(map(is_everything, settings.trusted_proxies)):
+        return False  # an address anybody can claim keeps nobody away
     configs = [settings.stages[name] for name in settings.chain if name in settings.stages]
     return any(
         isinstance(config, IPAllowlistConfig) and config.mode is Mode.ENFORCE and not lets_strangers_in(config)
@@ -95,7 +102,10 @@ def _check_chain(layers: Layers, settings: Settings) -> None:
     # With a stage missing from its place, complaints about the order of the others would mislead.
     if len(stages) == len(settings.chain):
         for problem in check_order(stages):
-            layers.complain(("chain", problem.position) if stages else ("chain",), str(problem))
+            path = ("chain", problem.position) if stages else ("chain",)
+            # A chain nobody wrote is at fault only for what somebody wrote about its stages.
+            written = path if layers.has(("chain",)) else ("stages", stages[problem.position].name)
+            layers.complain(path, str(problem), origin=layers.origin(written))
 
 
 def _check_upstreams(layers: Layers, settings: Settings) -> None:
@@ -120,7 +130,11 @@ def _check_admin(layers: Layers, settings: Settings) -> None:
     if any(layers.is_doubtful(path) for path in (("listen",), ("admin",))):
         return
     if _collide(admin.host, listen.host):
-        layers.complain(("admin", "port"), f"is taken by listen.port, {listen.port}", "choose another")
+        # The one that somebody wrote is the one to change.
+        mine, other = ("admin", "port"), ("listen", "port")
+        if not layers.has(mine):
+            mine, other = other, mine
+        layers.complain(mine, f"is the same as {dotted(other)}, {admin.port}", "choose another")
 
 
 def _collide(one: str, other: str) -> bool:

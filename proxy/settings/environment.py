@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from proxy.settings.layers import Layers
-from proxy.settings.problems import Kind, Origin, Path, Problem, did_you_mean, dotted
+from proxy.settings.problems import Kind, Origin, Path, Problem, did_you_mean, dotted, show
 from proxy.settings.shape import PREFIX, Leaf, variable
 
 FILE = "_FILE"
@@ -79,15 +79,15 @@ def put_file(layers: Layers, leaf: Leaf, path: str, origin: Origin) -> None:
             content = file.read(MAX_SECRET_BYTES + 1)
         text = content.decode("utf-8").strip()
     except UnicodeDecodeError:
-        layers.complain(leaf.path, f'the file "{path}" is not valid UTF-8', origin=origin)
+        layers.complain(leaf.path, f'the file "{show(path, None)}" is not valid UTF-8', origin=origin)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a usable path"
-        layers.complain(leaf.path, f'the file "{path}" cannot be read: {reason.lower()}', origin=origin)
+        layers.complain(leaf.path, f'the file "{show(path, None)}" cannot be read: {reason.lower()}', origin=origin)
     else:
         if len(content) > MAX_SECRET_BYTES:
-            layers.complain(leaf.path, f'the file "{path}" is too large to be a secret', origin=origin)
+            layers.complain(leaf.path, f'the file "{show(path, None)}" is too large to be a secret', origin=origin)
         elif not text:
-            layers.complain(leaf.path, f'the file "{path}" is empty', origin=origin)
+            layers.complain(leaf.path, f'the file "{show(path, None)}" is empty', origin=origin)
         else:
             layers.put(leaf, text, origin, lines=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 
 from proxy.settings.aliases import OPENAI_API_KEY, SERVER_KEYS, apply_alias, apply_aliases, apply_language
@@ -12,7 +12,7 @@ from proxy.settings.environment import added_stages, apply_environment, apply_ov
 from proxy.settings.layers import Layers
 from proxy.settings.model import Settings
 from proxy.settings.notices import notices
-from proxy.settings.problems import DEFAULT, ConfigError, Origin, Path, dotted
+from proxy.settings.problems import DEFAULT, ConfigError, Origin, Path, Problem, dotted
 from proxy.settings.shape import Leaf
 from proxy.settings.validation import validate
 from proxy.settings.yaml_source import Document, read_file
@@ -20,6 +20,11 @@ from proxy.settings.yaml_source import Document, read_file
 VARIABLE = "SLUICE_CONFIG"
 PLACES = ("sluice.yaml", "/etc/sluice/sluice.yaml")
 """Where a file is looked for if none is named; the first one is relative to the working directory."""
+
+_IGNORED = (
+    "OPENAI_API_KEY is ignored: everybody could spend its money. Set IP_ALLOWLIST to say who may use it, "
+    "or API_KEY to share it with everybody"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def _assembled(document: Document, environ: Mapping[str, str], overrides: Mappin
     layers = layered.layers
     check(layers, settings)
     if layers.problems:
-        raise ConfigError(layers.problems)
+        raise ConfigError([layered.explained(problem) for problem in layers.problems])
     said = [*notices(layers, settings, layered.short_names), *layered.notices]
     origins = {dotted(path): layers.origin(path) if layers.has(path) else DEFAULT for path in layers.leaves}
     return Loaded(settings, document.name or None, origins, said, layers.leaves)
@@ -119,12 +124,14 @@ class _Layered:
         if ignored:
             self.notices.append(ignored)
 
+    def explained(self, problem: Problem) -> Problem:
+        """The problem, with a hint if the key it misses is one that was ignored."""
+        is_missing_key = problem.path == dotted(SERVER_KEYS[:-1]) and not problem.hint
+        return replace(problem, hint=_IGNORED) if is_missing_key and _IGNORED in self.notices else problem
+
     def _ambient_key(self, environ: Mapping[str, str], wanted: bool) -> None:
         if wanted:
             if apply_alias(self.layers, OPENAI_API_KEY, environ):
                 self.short_names[OPENAI_API_KEY.name] = OPENAI_API_KEY.path
         else:
-            self.notices.append(
-                "OPENAI_API_KEY is ignored: everybody could spend its money. Set IP_ALLOWLIST to say who may use "
-                "it, or API_KEY to share it with everybody"
-            )
+            self.notices.append(_IGNORED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from proxy.core.stage import Mode
-from proxy.settings.checks import guards
+from proxy.settings.checks import guards, is_everything
 from proxy.settings.layers import Layers
 from proxy.settings.model import Settings
 from proxy.settings.problems import Path, dotted
@@ -44,7 +44,7 @@ def _open_to_everybody(settings: Settings) -> Iterator[str]:
 
 def _forgeable(settings: Settings) -> Iterator[str]:
     for network in settings.trusted_proxies:
-        if network.endswith("/0"):
+        if is_everything(network):
             yield (
                 f"WARNING: trusted_proxies holds {network}: every client can claim to be any address, and so "
                 "pass the allowlist and the limits"

@@ -39,15 +39,14 @@ class IPAllowlistConfig(StageConfig):
     def _not_empty(cls, entries: list[str] | None) -> list[str] | None:
         if entries is not None and not entries:
             raise ValueError(
-                "an empty list would let nobody in; write allow: [any] to let everybody in, "
-                "or leave the setting out"
+                "an empty list would let nobody in; write allow: [any] to let everybody in, or leave the setting out"
             )
         return entries
 
     @property
     def is_open(self) -> bool:
         """Whether strangers may speak."""
-        return self.allow is None or ANY in self.allow
+        return self.allow is None or ANY in self.allow or any(entry.endswith("/0") for entry in self.allow)
 
 
 class _Entries:

@@ -253,13 +253,21 @@ async def test_a_stage_that_waits_holds_the_exchange_and_no_more(
 
 
 @pytest.mark.gen_test
-async def test_a_stage_that_waits_may_refuse_and_the_connection_goes_on(
+async def test_a_stage_that_waits_may_refuse(port: int, plane: DataPlane, upstream: FakeUpstream) -> None:
+    put_first(plane, Slow(Reply.of(403, "permission_error", "no", IP_NOT_ALLOWED)))
+    assert [(await ask(port, request())).status for _ in range(3)] == [403] * 3
+    assert upstream.ledger == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.wire_only
+async def test_on_our_wire_a_late_refusal_keeps_the_connection(
     port: int, plane: DataPlane, upstream: FakeUpstream
 ) -> None:
     put_first(plane, Slow(Reply.of(403, "permission_error", "no", IP_NOT_ALLOWED)))
     client = await RawClient.connect(port)
     for _ in range(3):
-        assert (await client.ask(request(body=None, method="GET"))).status == 403
+        assert (await client.ask(request(body=b"x" * 1000))).status == 403
     assert upstream.ledger == []
     client.close()
 

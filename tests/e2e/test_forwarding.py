@@ -102,7 +102,8 @@ async def test_answer_headers_come_back_untouched(port: int, upstream: FakeUpstr
     async def script(received: Received, wire: Wire) -> None:
         await wire.send(
             b"HTTP/1.1 418 I'm a teapot\r\nx-request-id: req_1\r\nretry-after-ms: 20\r\nx-should-retry: false\r\n"
-            b"x-ratelimit-remaining-tokens: 7\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: X-Hop, keep-alive\r\n"
+            b"x-ratelimit-remaining-tokens: 7\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
+            b"Connection: X-Hop, keep-alive\r\n"
             b"X-Hop: 1\r\nKeep-Alive: timeout=5\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x00"
         )
 

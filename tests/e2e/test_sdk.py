@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from tornado.ioloop import IOLoop
 
 import proxy
 from proxy.gateway.plane import DataPlane
 from proxy.mock.server import MockOpenAI
 
-SAY = [{"role": "user", "content": "one two three four"}]
+SAY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two three four"}]
 SERVER_KEY = {"API_KEY": "sk-server"}
 
 
@@ -47,9 +48,9 @@ def base_url(port: int) -> str:
 def drive(client: OpenAI) -> dict[str, object]:
     """Everything the sync SDK is asked to do."""
     done: dict[str, object] = {}
-    completion = client.chat.completions.create(model="gpt-4.1-mini", messages=SAY)  # type: ignore[call-overload]
+    completion = client.chat.completions.create(model="gpt-4.1-mini", messages=SAY)
     done["chat"] = completion.choices[0].message.content
-    stream = client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)  # type: ignore[call-overload]
+    stream = client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)
     done["chat stream"] = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     done["response"] = client.responses.create(model="gpt-4.1-mini", input="one two three four").output_text
     events = client.responses.create(model="gpt-4.1-mini", input="one two three four", stream=True)
@@ -66,9 +67,9 @@ def drive(client: OpenAI) -> dict[str, object]:
 async def drive_async(client: AsyncOpenAI) -> dict[str, object]:
     """Everything the async SDK is asked to do."""
     done: dict[str, object] = {}
-    completion = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY)  # type: ignore[call-overload]
+    completion = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY)
     done["chat"] = completion.choices[0].message.content
-    stream = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)  # type: ignore[call-overload]
+    stream = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)
     done["chat stream"] = "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
     done["response"] = (await client.responses.create(model="gpt-4.1-mini", input="one two three four")).output_text
     events = await client.responses.create(model="gpt-4.1-mini", input="one two three four", stream=True)
@@ -153,7 +154,7 @@ async def test_errors_raise_the_sdks_own_exceptions_with_a_request_id(
 ) -> None:
     async with AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0) as client:
         with pytest.raises(expected) as raised:
-            await client.chat.completions.create(model=model, messages=SAY)  # type: ignore[call-overload]
+            await client.chat.completions.create(model=model, messages=SAY)
     assert raised.value.status_code == status
     assert (raised.value.request_id or "").startswith("req_")
     if code:
@@ -183,7 +184,7 @@ async def test_the_sdk_waits_as_told_and_succeeds(base_url: str, mock: MockOpenA
 @pytest.mark.gen_test(timeout=20)
 async def test_a_stream_cut_upstream_raises_in_the_sdk(base_url: str) -> None:
     async with AsyncOpenAI(base_url=base_url, api_key="sk-mine", max_retries=0) as client:
-        stream = await client.chat.completions.create(model="mock-cut", messages=SAY, stream=True)  # type: ignore[call-overload]
+        stream = await client.chat.completions.create(model="mock-cut", messages=SAY, stream=True)
         seen = []
 
         async def read() -> None:
@@ -200,7 +201,7 @@ async def test_a_stream_cut_upstream_raises_in_the_sdk(base_url: str) -> None:
 async def test_leaving_a_stream_early_is_noticed_upstream(base_url: str, mock: MockOpenAI) -> None:
     mock.behaviour = mock.behaviour.but("chunk-delay-ms=50; chunks=200", "test")
     async with AsyncOpenAI(base_url=base_url, api_key="sk-mine", max_retries=0) as client:
-        stream = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)  # type: ignore[call-overload]
+        stream = await client.chat.completions.create(model="gpt-4.1-mini", messages=SAY, stream=True)
         await anext(stream)
         await stream.close()
     for _ in range(60):

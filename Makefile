@@ -1,0 +1,67 @@
+# What a fresh machine needs: Python 3.11 or newer with venv, and make. Everything else comes from the package index
+# into .venv; `make bench` installs nginx through apt if it is missing.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests run in so many processes.
+JOBS ?= 2
+
+# The newest Python that is new enough and can make a virtual environment; some names on a PATH lead nowhere.
+FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { command -v "$$python"; exit 0; }; done; \
+	echo 'No Python 3.11 or newer that can make virtual environments was found. On Debian and Ubuntu:' \
+	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-all lint format bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
+	do printf '%-10s %s\n' "$$name" "$$about"; done
+
+run: $(VENV)/installed ## Serve config/sluice.yaml on port 5000
+	$(BIN)/sluice serve --config config/sluice.yaml
+
+demo: $(VENV)/installed ## Show what it does, without a key and without a network
+	$(BIN)/python -m demo
+
+test: $(VENV)/installed-all ## Run the tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not long'
+
+test-all: $(VENV)/installed-all ## Run the tests, and the long ones
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/installed-all ## Check style, types, the schema, the Dockerfile and docker-compose.yml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sluice config --schema | cmp - config/sluice.schema.json
+	$(BIN)/check-jsonschema --schemafile config/sluice.schema.json config/sluice.yaml config/examples/*.yaml
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/docker-compose config --quiet
+	bash -n .ci/run
+
+format: $(VENV)/installed-all ## Bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed ## Measure CPU time beside nginx; BENCH=--quick for a rough figure
+	$(BIN)/python -m bench $(BENCH)
+
+clean: ## Remove what was built and installed here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
+
+# The stamps make a second run start at once, and a changed pyproject.toml install again.
+$(VENV)/made:
+	@python=$$($(FIND_PYTHON)) && echo "$$python -m venv $(VENV)" && "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-all: pyproject.toml | $(VENV)/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,126 @@
+"""Processes: where they run, what they used, and their end. Linux's ``/proc`` (proc(5)) is read for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_STOP_S = 10.0
+
+
+class Stat(NamedTuple):
+    """One process: its parent, and the user and system time of all its threads, in seconds."""
+
+    pid: int
+    parent: int
+    cpu_s: float
+
+
+class Cores(NamedTuple):
+    """The core of the gateway and the core of everything else; the same two sets if there is only one core."""
+
+    gateway: set[int]
+    others: set[int]
+
+    @classmethod
+    def available(cls) -> Cores:
+        """The first two cores this process may use."""
+        cores = sorted(os.sched_getaffinity(0))
+        return cls({cores[0]}, {cores[1]}) if len(cores) > 1 else cls({cores[0]}, {cores[0]})
+
+
+def parse_stat(text: str) -> Stat:
+    """One line of ``/proc/PID/stat``. The name in brackets may hold anything, brackets too."""
+    pid = int(text.split(" ", 1)[0])
+    fields = text.rpartition(")")[2].split()
+    return Stat(pid, int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
+
+
+def parse_rss(status: str) -> int:
+    """The resident bytes in the text of ``/proc/PID/status``."""
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def family(root: int, stats: Sequence[Stat]) -> list[Stat]:
+    """The process ``root`` and all that descend from it."""
+    pids = {root}
+    while True:
+        found = [stat for stat in stats if stat.pid in pids or stat.parent in pids]
+        if len(found) == len(pids):
+            return found
+        pids = {stat.pid for stat in found} | {root}
+
+
+def _stats() -> list[Stat]:
+    stats = []
+    for directory in _PROC.iterdir():
+        if directory.name.isdigit():
+            try:
+                stats.append(parse_stat((directory / "stat").read_text(errors="replace")))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return stats
+
+
+class Process:
+    """A child process with its own children, on given cores; what it says goes into the file ``log``."""
+
+    def __init__(self, argv: Sequence[str], cores: set[int], *, env: Mapping[str, str], log: Path) -> None:
+        with log.open("ab") as said, pinned(cores):
+            self._popen = subprocess.Popen(
+                argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+            )
+        self._log = log
+
+    def said(self) -> str:
+        """What it said so far, the last 4,000 characters of it."""
+        return self._log.read_text(errors="replace")[-4000:]
+
+    @property
+    def family(self) -> list[Stat]:
+        """This process and those it has started."""
+        return family(self._popen.pid, _stats())
+
+    def rss_bytes(self) -> int:
+        """The resident memory of the family, in bytes; pages they share count for each."""
+        return sum(parse_rss((_PROC / str(stat.pid) / "status").read_text()) for stat in self.family)
+
+    def check(self) -> None:
+        """Raises RuntimeError with what it said if it has ended."""
+        status = self._popen.poll()
+        if status is not None:
+            raise RuntimeError(f"{self._popen.args!r} ended with status {status}:\n{self.said()}")
+
+    def stop(self) -> None:
+        """End it, kindly at first."""
+        self._popen.terminate()
+        try:
+            self._popen.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+
+
+def used_s(before: Sequence[Stat], after: Sequence[Stat]) -> float:
+    """The CPU time a family used between two looks, in seconds. Raises RuntimeError if its members changed."""
+    if {stat.pid for stat in before} != {stat.pid for stat in after}:
+        raise RuntimeError("a process of the gateway started or ended during the measurement")
+    return sum(stat.cpu_s for stat in after) - sum(stat.cpu_s for stat in before)
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """Run on these cores; children started meanwhile stay there."""
+    former = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, former)
