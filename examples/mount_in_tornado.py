@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import logging
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
@@ -26,6 +27,8 @@ from proxy.settings import process_environ
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "sluice.yaml"
 MAX_BODY_BYTES = 512 * 1024 * 1024
 """The server reads a request's body up to this size; Tornado's own default of 100 MiB refuses large uploads."""
+CLOSE_WITHIN_S = 5.0
+"""How long the end waits for the connections to close."""
 
 log = logging.getLogger("example")
 
@@ -56,7 +59,8 @@ async def serve(host: str, port: int, config: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
     server.stop()
-    await server.close_all_connections()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(server.close_all_connections(), CLOSE_WITHIN_S)
     # Last, because the chain's connections to OpenAI serve the connections above.
     await plane.close()
 

@@ -23,7 +23,8 @@ _PLAIN = re.compile(r"[0-9a-fA-F:.]+\Z")
 
 def parse_address(text: str) -> Address:
     """One address, strictly written; IPv4-mapped IPv6 becomes IPv4, a zone is dropped. Raises ValueError."""
-    bare = text.partition("%")[0] if ":" in text else text
+    before, _, zone = text.partition("%")
+    bare = before if ":" in before and zone else text
     if not _PLAIN.match(bare):
         raise ValueError(f"{text!r} is not an IP address")
     try:

@@ -185,7 +185,22 @@ def _steps(active: Sequence[Stage]) -> Iterable[_Step]:
         if _overrides(stage, "on_request_headers"):
             yield position, _seen(stage, stage.on_request_headers), None
         if _overrides(stage, "on_request_body"):
-            yield position, _seen(stage, stage.on_request_body), stage.wants_body
+            yield position, _seen(stage, stage.on_request_body), _wants(stage)
+
+
+def _wants(stage: Stage) -> Callable[[Exchange], bool]:
+    """Whether the stage wants the body; in shadow, no if it fails to say."""
+    if stage.mode is Mode.ENFORCE:
+        return stage.wants_body
+
+    def wants_body(exchange: Exchange) -> bool:
+        try:
+            return stage.wants_body(exchange)
+        except Exception:
+            log.exception("stage %s failed in shadow", stage.name)
+            return False
+
+    return wants_body
 
 
 def _seen(stage: Stage, hook: _Hook) -> _Hook:
@@ -198,7 +213,10 @@ def _seen(stage: Stage, hook: _Hook) -> _Hook:
             exchange.shadowed = [*(exchange.shadowed or ()), (stage.name, reply)]
 
     async def wait(exchange: Exchange, outcome: Awaitable[Reply | None]) -> None:
-        note(exchange, await outcome)
+        try:
+            note(exchange, await outcome)
+        except Exception:
+            log.exception("stage %s failed in shadow", stage.name)
 
     def shadow(exchange: Exchange) -> Outcome:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 Field = tuple[bytes, bytes, bytes]
-"""(name in lower case, name as it came, value)"""
+"""(name in lower case, the whole line as it came with its CRLF, value without the blanks around it)"""
 
 HOP_BY_HOP = frozenset(
     {
@@ -38,8 +38,14 @@ FORWARDING = frozenset(
 )
 """Fields that tell where a request came from. They end here: OpenAI need not know our clients' addresses."""
 
+_NAMES_NOTHING = (b"keep-alive", b"close")
 REPLACED_IN_REQUESTS = HOP_BY_HOP | FORWARDING | {b"host", b"content-length", b"expect"}
 REPLACED_IN_RESPONSES = HOP_BY_HOP
+
+
+def field(name: bytes, value: bytes) -> Field:
+    """A line of our own making."""
+    return (name.lower(), b"%b: %b\r\n" % (name, value), value)
 
 
 class Headers:
@@ -53,8 +59,7 @@ class Headers:
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
         """Make headers from text pairs (latin-1, as Tornado holds them)."""
-        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-        return cls([(name.lower(), name, value) for name, value in encoded])
+        return cls([field(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs])
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the first line with this lower-case name, or None."""
@@ -69,7 +74,7 @@ class Headers:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append one line."""
-        self.fields.append((name.lower(), name, value))
+        self.fields.append(field(name, value))
 
     def set(self, name: bytes, value: bytes) -> None:
         """Put one line in the place of all lines of that name."""
@@ -78,19 +83,19 @@ class Headers:
 
     def remove(self, name: bytes) -> None:
         """Drop every line with this lower-case name."""
-        self.fields = [field for field in self.fields if field[0] != name]
+        self.fields = [line for line in self.fields if line[0] != name]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Every line as text (latin-1)."""
-        for _, name, value in self.fields:
-            yield name.decode("latin-1"), value.decode("latin-1")
+        for lower, line, value in self.fields:
+            yield line[: len(lower)].decode("latin-1"), value.decode("latin-1")
 
     def __len__(self) -> int:
         return len(self.fields)
 
     def __repr__(self) -> str:
         # Values may be secrets: only the names are shown.
-        return f"<Headers {[name.decode('latin-1') for _, name, _ in self.fields]}>"
+        return f"<Headers {[line[: len(lower)].decode('latin-1') for lower, line, _ in self.fields]}>"
 
 
 def connection_named(headers: Headers) -> frozenset[bytes]:
@@ -104,12 +109,13 @@ def connection_named(headers: Headers) -> frozenset[bytes]:
 
 def end_to_end(headers: Headers, replaced: frozenset[bytes]) -> list[Field]:
     """The lines that may cross: without the ``replaced`` ones and without those ``Connection`` names."""
-    connection = headers.get(b"connection")
-    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
-        replaced = replaced | connection_named(headers)
-    return [field for field in headers.fields if field[0] not in replaced]
+    for lower, _, value in headers.fields:
+        if lower == b"connection" and value.lower() not in _NAMES_NOTHING:
+            replaced = replaced | connection_named(headers)
+            break
+    return [line for line in headers.fields if line[0] not in replaced]
 
 
 def encode(fields: Iterable[Field]) -> bytes:
     """The lines as they stand on the wire, each ended by CRLF."""
-    return b"".join([b"%b: %b\r\n" % (name, value) for _, name, value in fields])
+    return b"".join([line for _, line, _ in fields])

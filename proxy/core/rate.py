@@ -8,6 +8,7 @@ by one look each.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from typing import NamedTuple
 
 MAX_LIMIT = 10_000
@@ -71,8 +72,6 @@ def charge(ring: array[float], capacity: int, now: float) -> None:
 
 def remaining(ring: array[float], window: Window, now: float) -> Remaining:
     """What ``window`` has left. O(log L)."""
-    from bisect import bisect_right
-
     first = bisect_right(ring, now - window.seconds)
     used = len(ring) - first
     reset = ring[first] + window.seconds - now if used else 0.0

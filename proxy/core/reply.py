@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.core.headers import Field
 from proxy.core.messages import Message, Sentence
@@ -26,7 +26,7 @@ class Reply:
     code: str | None
     sentences: tuple[Sentence, ...]
     param: str | None = None
-    headers: tuple[Field, ...] = field(default=())
+    headers: tuple[Field, ...] = ()
 
     @classmethod
     def of(

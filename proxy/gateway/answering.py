@@ -11,7 +11,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 
 from proxy.core.errors import UpstreamError
 from proxy.core.exchange import Exchange, Route
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Field, Headers, field
 from proxy.core.messages import INTERNAL_ERROR
 from proxy.core.reply import SERVER_ERROR, Reply
 from proxy.gateway.downstream import Downstream
@@ -106,7 +106,7 @@ class AnsweringDelegate(HTTPMessageDelegate):
         exchange.status = reply.status
         exchange.reply = exchange.reply or reply
         content_type, body = self._plane.render(reply, exchange)
-        self._answer(reply.status, [(b"content-type", b"Content-Type", content_type), *reply.headers], body)
+        self._answer(reply.status, [field(b"Content-Type", content_type), *reply.headers], body)
 
     def _answer(self, status: int, fields: list[Field], body: bytes) -> None:
         """Send a whole answer of our own; the stages may add to its head."""
@@ -115,7 +115,7 @@ class AnsweringDelegate(HTTPMessageDelegate):
         headers = exchange.response_headers = Headers(
             [
                 *fields,
-                (b"content-length", b"Content-Length", b"%d" % len(body)),
+                field(b"Content-Length", b"%d" % len(body)),
                 self._request_id_field(),
                 self._plane.date_field(),
             ]
@@ -136,7 +136,7 @@ class AnsweringDelegate(HTTPMessageDelegate):
         self._complete()
 
     def _request_id_field(self) -> Field:
-        return (b"x-sluice-request-id", b"X-Sluice-Request-Id", self.exchange.request_id.encode("ascii"))
+        return field(b"X-Sluice-Request-Id", self.exchange.request_id.encode("ascii"))
 
     # end
 

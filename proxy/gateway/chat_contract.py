@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.core.headers import Headers
@@ -66,10 +66,10 @@ class Defaults:
 class ChatRequest:
     """A request of the contract, checked."""
 
-    dialogue: list[Turn]
+    dialogue: list[Turn] = field(repr=False)
     model: str
     max_tokens: int
-    api_key: str | None
+    api_key: str | None = field(repr=False)
 
 
 def parse(body: bytes, defaults: Defaults) -> ChatRequest:
@@ -174,7 +174,7 @@ def read_answer(body: bytes) -> ChatAnswer | None:
 def failure(status: int, headers: Headers, body: bytes, model: str) -> Reply:
     """The contract's reply for an answer of the upstream that is not a success."""
     code, reason = _openai_error(body)
-    retry = tuple(field for field in headers.fields if field[0] in _RETRY_FIELDS)
+    retry = tuple(line for line in headers.fields if line[0] in _RETRY_FIELDS)
     if status in (404, 400) and code == "model_not_found":
         return Reply.of(400, INVALID_REQUEST, code, UNKNOWN_MODEL, param="model", model=model[:_SHOWN])
     if status in (400, 404, 422):

@@ -186,7 +186,14 @@ class ExchangeDelegate(AnsweringDelegate):
         if not self._splices and framing in (Framing.CLOSE, Framing.CHUNKED):
             framing = Framing.CLOSE if self._is_http10 else Framing.CHUNKED
         try:
-            downstream.start(head.status, head.reason, headers.fields, framing, splice=self._splices)
+            downstream.start(
+                head.status,
+                head.reason,
+                headers.fields,
+                framing,
+                splice=self._splices,
+                body_follows=head.body_follows,
+            )
         except Exception as error:
             # A head that may not be written: what the upstream sent is not HTTP after all.
             self._fail(ProtocolError(f"its headers cannot be passed on: {type(error).__name__}"))

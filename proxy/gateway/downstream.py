@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
-from proxy.core.headers import Field
+from proxy.core.headers import Field, Headers
 from proxy.wire.connection import set_reset_on_close
 from proxy.wire.framing import Framing
 from proxy.wire.response import ResponseWriter
@@ -45,6 +45,7 @@ class Downstream(Protocol):
         chunk: bytes = b"",
         *,
         splice: bool = False,
+        body_follows: bool = False,
     ) -> Future[None]:
         """Write the head and perhaps the first piece of the body."""
         ...
@@ -99,14 +100,15 @@ class StockDownstream:
         chunk: bytes = b"",
         *,
         splice: bool = False,
+        body_follows: bool = False,
     ) -> Future[None]:
         """Write the head; Tornado frames the body by its Content-Length, else in chunks."""
         assert not splice
         self.started = True
         self._ends_by_close = framing is Framing.CLOSE
         headers = HTTPHeaders()
-        for _, name, value in fields:
-            headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in Headers(fields).pairs():
+            headers.add(name, value)
         line = ResponseStartLine("HTTP/1.1", status, reason.decode("latin-1"))
         return self._connection.write_headers(line, headers, chunk or None)
 

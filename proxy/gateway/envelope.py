@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from proxy.core.catalogue import Catalogue
+from proxy.core.headers import field
 from proxy.core.messages import BAD_REQUEST, FAILED, HEADERS_TOO_LARGE, SUCCESS, TIMEOUT_READING, Sentence
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.wire.gate import ALLOWED_METHODS, RequestError
@@ -57,7 +58,7 @@ def refusal_of(error: RequestError) -> Reply:
     if error.status == 431:
         return Reply.of(431, INVALID_REQUEST, "headers_too_large", HEADERS_TOO_LARGE)
     if error.status == 405:
-        allow = (b"allow", b"Allow", ALLOWED_METHODS.encode("ascii"))
+        allow = field(b"Allow", ALLOWED_METHODS.encode("ascii"))
         return Reply.of(
             405, INVALID_REQUEST, "method_not_allowed", BAD_REQUEST, headers=(allow,), reason=error.reason
         )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
 from proxy.core.exchange import Exchange, Route
+from proxy.core.headers import field
 from proxy.core.messages import NOT_FOUND
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
@@ -14,8 +15,8 @@ from proxy.gateway.downstream import Downstream
 from proxy.wire.framing import Framing
 
 _SHOWN_PATH = 200
-_TEXT = (b"content-type", b"Content-Type", b"text/plain; charset=utf-8")
-_NO_STORE = (b"cache-control", b"Cache-Control", b"no-store")
+_TEXT = field(b"Content-Type", b"text/plain; charset=utf-8")
+_NO_STORE = field(b"Cache-Control", b"no-store")
 
 
 class NowhereDelegate(AnsweringDelegate):
@@ -40,7 +41,7 @@ class HealthDelegate(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         """Answer at once."""
         body = b"ok\n" if self._ok else b"not ready\n"
-        length = (b"content-length", b"Content-Length", b"%d" % len(body))
+        length = field(b"Content-Length", b"%d" % len(body))
         status, reason = (200, b"OK") if self._ok else (503, b"Service Unavailable")
         is_head = isinstance(start_line, RequestStartLine) and start_line.method == "HEAD"
         fields = [_TEXT, _NO_STORE, length]

@@ -24,7 +24,7 @@ from proxy.core.address import UNIX, client_address, contains, normalise_peer, p
 from proxy.core.catalogue import Catalogue, find_locales, negotiate
 from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange, Route
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Field, Headers, field
 from proxy.core.reply import Reply
 from proxy.gateway.access_log import AccessLog
 from proxy.gateway.chat_contract import Defaults
@@ -189,11 +189,11 @@ class DataPlane(HTTPServerConnectionDelegate):
         self._sequence += 1
         request_id = f"{self._id_prefix}{self._sequence:08x}".encode("ascii")
         fields = [
-            (b"content-type", b"Content-Type", JSON_TYPE),
+            field(b"Content-Type", JSON_TYPE),
             *reply.headers,
-            (b"x-sluice-request-id", b"X-Sluice-Request-Id", request_id),
-            (b"x-request-id", b"X-Request-Id", request_id),
-            (b"x-sluice-upstream-sent", b"X-Sluice-Upstream-Sent", b"no"),
+            field(b"X-Sluice-Request-Id", request_id),
+            field(b"X-Request-Id", request_id),
+            field(b"X-Sluice-Upstream-Sent", b"no"),
             self.date_field(),
         ]
         return fields, body
@@ -205,7 +205,7 @@ class DataPlane(HTTPServerConnectionDelegate):
         if now - made_s >= 1 or not value:
             value = formatdate(usegmt=True).encode("ascii")
             self._date = (now, value)
-        return (b"date", b"Date", value)
+        return field(b"Date", value)
 
     def _watch_peers(self, peer_ip: str, sequence: int) -> None:
         """Warn once if all requests come from one private peer while stages judge by address."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from proxy import __version__
 from proxy.core.errors import ProtocolError
 from proxy.core.exchange import Exchange, Route
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Field, Headers, field
 from proxy.core.messages import METHOD_NOT_ALLOWED
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway import chat_contract
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _USER_AGENT = f"sluice/{__version__}".encode("ascii")
-_ALLOW = (b"allow", b"Allow", b"POST")
+_ALLOW = field(b"Allow", b"POST")
 
 
 class ChatDelegate(ExchangeDelegate):
@@ -117,9 +117,9 @@ class ChatDelegate(ExchangeDelegate):
 
 
 def _content_type(value: bytes) -> Field:
-    return (b"content-type", b"Content-Type", value)
+    return field(b"Content-Type", value)
 
 
 def _kept(headers: Headers) -> list[Field]:
     """OpenAI's own request id and rate limits, which are worth having on this route too."""
-    return [field for field in headers.fields if field[0] == b"x-request-id" or field[0].startswith(b"x-ratelimit-")]
+    return [line for line in headers.fields if line[0] == b"x-request-id" or line[0].startswith(b"x-ratelimit-")]

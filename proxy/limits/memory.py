@@ -13,14 +13,12 @@ from collections import OrderedDict
 from proxy.core.rate import Decision, Remaining, Window, charge, decide, remaining
 from proxy.limits.store import Clock
 
-OVERFLOW = "overflow"
-"""The subject that all new subjects share while the store is full."""
-
 
 class MemoryStore:
     """Rings of admitted times, bounded to ``max_subjects`` of them.
 
-    Subjects stand in the order of their last admitted request, so that the expired ones are at the front.
+    While it is full, all new subjects share one bucket. Subjects stand in the order of their last admitted
+    request, so that the expired ones are at the front.
     """
 
     def __init__(self, clock: Clock, max_subjects: int = 1_000_000) -> None:
@@ -40,7 +38,10 @@ class MemoryStore:
             self._longest_s = max(self._longest_s, *(window.seconds for window in windows))
             self._drop_expired(now)
             overflow = len(self._rings) >= self._max_subjects
-            ring = self._overflow if overflow else array("d")
+            if self._overflow and self._overflow[-1] + self._longest_s <= now:
+                self._overflow = array("d")
+            # A new subject may have paid into the shared bucket so far: it takes that account along.
+            ring = self._overflow if overflow else self._overflow[:]
         decision = decide(ring, windows, now)
         if decision.allowed:
             charge(ring, max([window.limit for window in windows]), now)
@@ -55,8 +56,7 @@ class MemoryStore:
         now = self._clock()
         ring = self._rings.get(subject)
         if ring is None:
-            full = len(self._rings) >= self._max_subjects
-            ring = self._overflow if full else array("d")
+            ring = self._overflow
         return tuple(remaining(ring, window, now) for window in windows)
 
     def _drop_expired(self, now: float) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from proxy.core.address import UNIX, contains, parse_address, parse_network, subject_key
 from proxy.core.exchange import Exchange
+from proxy.core.headers import field
 from proxy.core.messages import (
     LIMIT_PER_DAY,
     LIMIT_PER_HOUR,
@@ -114,7 +115,8 @@ class Limit(Stage):
         left = self._store.remaining(self._subject(exchange.client_ip), self._windows)
         items = [f'"{w.name}";r={remaining};t={ceil(reset_s)}' for w, remaining, reset_s in left]
         headers.add(b"RateLimit-Policy", self._policy)
-        headers.add(b"RateLimit", ", ".join(items).encode())
+        if items:
+            headers.add(b"RateLimit", ", ".join(items).encode())
 
     def _is_exempt(self, client_ip: str) -> bool:
         if client_ip == UNIX:
@@ -131,8 +133,8 @@ class Limit(Stage):
             "rate_limit_exceeded",
             (Sentence(TOO_MANY_REQUESTS), *self._limits, Sentence(TRY_AGAIN, {"count": seconds})),
             headers=(
-                (b"retry-after", b"Retry-After", b"%d" % seconds),
-                (b"retry-after-ms", b"Retry-After-Ms", b"%d" % milliseconds),
+                field(b"Retry-After", b"%d" % seconds),
+                field(b"Retry-After-Ms", b"%d" % milliseconds),
             ),
         )
 

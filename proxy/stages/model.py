@@ -14,7 +14,9 @@ from proxy.limits.store import Clock, LimitStore
 class StageConfig(BaseModel):
     """The fields every stage takes; each stage adds its own. Unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     type: str | None = Field(
         default=None,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
+FRESH_S = 1.0
+"""A connection idle for less is taken for alive without asking the kernel, which costs as much as a write."""
 _TCP_ESTABLISHED = 1  # of <netinet/tcp.h>
 
 
@@ -46,6 +48,7 @@ class UpstreamConnection(Connection):
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool.loop)
         self._pool = pool
+        self.idle_since_s = 0.0
         self._receiver: Receiver | None = None
         self._method = ""
         self._parser: ResponseParser | None = None
@@ -143,12 +146,11 @@ class UpstreamConnection(Connection):
         else:
             self._fail(ReadTimeout("no more of the answer within idle_timeout_s"))
 
-    @property
-    def is_alive(self) -> bool:
+    def is_alive(self, now_s: float) -> bool:
         """Whether a request may be sent over it, as far as this side can know."""
         if self._transport.is_closing() or self._saw_eof:
             return False
-        if self._socket is None:
+        if self._socket is None or now_s - self.idle_since_s < FRESH_S:
             return True
         try:
             return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
@@ -166,6 +168,7 @@ class UpstreamConnection(Connection):
             return b""
         head = parser.head(self._method)
         rest = data[end:] if end < len(data) else b""
+        head.body_follows = bool(rest)
         if head.status < 200:
             self._informational += 1
             if head.status == 101 or self._informational > MAX_INFORMATIONAL:

@@ -6,6 +6,7 @@ Sources: RFC 9112 sections 3, 6 and 9; RFC 9110 sections 7.2 (Host) and 10.1.1 (
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from proxy.core.headers import Headers
 from proxy.wire.framing import Framing
@@ -14,6 +15,8 @@ _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~-]{1,253})(?::([0-9]{1,5}))?\Z")
 # A path that another server might resolve to a different one.
 _AMBIGUOUS_PATH = re.compile(rb"^//|\\|%5c|%00|(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|;|\Z)", re.IGNORECASE)
+_REMEMBERED = 512
+"""Targets and hosts up to this many bytes are judged once and remembered: most requests have the same few."""
 _NAME_TWINS = bytes.maketrans(b"_.", b"--")
 _TWINNED = frozenset(
     {
@@ -27,6 +30,7 @@ _TWINNED = frozenset(
         b"x-real-ip",
     }
 )
+_JUDGED = frozenset({b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 ALLOWED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
@@ -72,13 +76,14 @@ class RequestHead:
 class ResponseHead:
     """The head of one answer that passed the gate."""
 
-    __slots__ = ("content_length", "framing", "headers", "keep_alive", "reason", "status", "version")
+    __slots__ = ("body_follows", "content_length", "framing", "headers", "keep_alive", "reason", "status", "version")
 
     def __init__(self, status: int, reason: bytes, version: str, headers: Headers) -> None:
         self.status = status
         self.reason = reason
         self.version = version
         self.headers = headers
+        self.body_follows = False  # the first bytes of its body came in the same segment
         self.framing = Framing.CLOSE
         self.content_length = 0
         self.keep_alive = version == "1.1"
@@ -93,7 +98,10 @@ def check_request(head: RequestHead) -> None:
     host: bytes | None = None
     seen_authorization = False
     for lower, _, value in head.headers.fields:
-        if lower == b"host":
+        if lower not in _JUDGED:
+            if b"_" in lower or b"." in lower:
+                _check_twin(lower, head.headers)
+        elif lower == b"host":
             if host is not None:
                 raise RequestError(400, "there is more than one Host header")
             host = value
@@ -120,8 +128,6 @@ def check_request(head: RequestHead) -> None:
             if seen_authorization:
                 raise RequestError(400, "there is more than one Authorization header")
             seen_authorization = True
-        elif b"_" in lower or b"." in lower:
-            _check_twin(lower, head.headers)
     _check_host(host, is_old)
 
 
@@ -131,10 +137,19 @@ def _check_target(head: RequestHead) -> None:
         raise RequestError(405, f"the method {head.method} is not allowed")
     if target == b"*" and head.method == "OPTIONS":
         return
+    reason = _target_fault(target) if len(target) <= _REMEMBERED else _target_fault.__wrapped__(target)
+    if reason:
+        raise RequestError(400, reason)
+
+
+@lru_cache(maxsize=1024)
+def _target_fault(target: bytes) -> str:
+    """What is wrong with a target; empty if nothing is."""
     if not _TARGET.match(target):
-        raise RequestError(400, "the target must be a path of visible ASCII characters without '#'")
+        return "the target must be a path of visible ASCII characters without '#'"
     if _AMBIGUOUS_PATH.search(target.partition(b"?")[0]):
-        raise RequestError(400, "the path holds dot segments, backslashes or a doubled slash at its start")
+        return "the path holds dot segments, backslashes or a doubled slash at its start"
+    return ""
 
 
 def _check_host(host: bytes | None, is_old: bool) -> None:
@@ -142,9 +157,14 @@ def _check_host(host: bytes | None, is_old: bool) -> None:
         if is_old:
             return
         raise RequestError(400, "the Host header is missing")
-    match = _HOST.match(host)
-    if match is None or (match[1] is not None and int(match[1]) > 65535):
+    if len(host) > _REMEMBERED or not _is_host(host):
         raise RequestError(400, "the Host header is malformed")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(host: bytes) -> bool:
+    match = _HOST.match(host)
+    return match is not None and (match[1] is None or int(match[1]) <= 65535)
 
 
 def _check_twin(name: bytes, headers: Headers) -> None:
@@ -158,7 +178,7 @@ def _check_twin(name: bytes, headers: Headers) -> None:
 def check_response(head: ResponseHead) -> None:
     """The gate for answers: sets framing and persistence. Raises ResponseError."""
     if head.version not in ("1.0", "1.1"):
-        raise ResponseError(f"HTTP version {head.version}")
+        raise ResponseError("another version than HTTP/1.0 or HTTP/1.1")
     for lower, _, value in head.headers.fields:
         if lower == b"content-length":
             if head.framing is not Framing.CLOSE:

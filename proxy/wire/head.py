@@ -1,4 +1,8 @@
-"""Message heads: httptools reads them, however their bytes are cut; then they pass the gate."""
+"""Message heads: httptools checks them, however their bytes are cut; then they are taken apart and pass the gate.
+
+httptools gets no callback for lines: it checks every byte, and once it has accepted the head its lines can be
+had by a plain split, which keeps each as it came and costs half of what a call per line would.
+"""
 
 from __future__ import annotations
 
@@ -19,105 +23,109 @@ from proxy.wire.gate import RequestError, RequestHead, ResponseError, ResponseHe
 MAX_FIELDS = 100
 """Header lines of one message."""
 
+_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _HEAD_END = b"\r\n\r\n"
 
 
-class _Collector:
-    """Receives httptools' callbacks for one head."""
+class _Completion:
+    """Notes that httptools has seen the end of a head."""
 
-    __slots__ = ("complete", "fields", "reason", "target")
+    __slots__ = ("reached",)
 
     def __init__(self) -> None:
-        self.fields: list[Field] = []
-        self.target = b""
-        self.reason = b""
-        self.complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_status(self, status: bytes) -> None:
-        self.reason += status
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), name, value))
+        self.reached = False
 
     def on_headers_complete(self) -> None:
-        self.complete = True
+        self.reached = True
 
 
-class _Cutter:
-    """Feeds exactly one head to httptools, however its bytes are cut."""
+class _Head:
+    """Collects exactly one head and has it checked, however its bytes are cut."""
 
-    __slots__ = ("_feed_parser", "_max_bytes", "_size", "_tail")
+    __slots__ = ("_completion", "_feed_parser", "_max_bytes", "data")
 
-    def __init__(self, parser: HttpRequestParser | HttpResponseParser, max_bytes: int) -> None:
-        self._feed_parser = parser.feed_data
+    def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser], max_bytes: int) -> None:
+        self._completion = _Completion()
+        self._feed_parser = kind(self._completion).feed_data
         self._max_bytes = max_bytes
-        self._size = 0
-        self._tail = b""  # the last bytes seen, in case the end of the head is cut in two
+        self.data = b""
 
-    def cut(self, data: bytes) -> int:
-        """The offset behind the head's end, or -1. Raises httptools' errors, and OverflowError if too long."""
-        tail = self._tail
-        found = (tail + data if tail else data).find(_HEAD_END)
-        if found < 0:
-            self._size += len(data)
-            if self._size > self._max_bytes:
-                raise OverflowError
-            self._feed_parser(data)
-            self._tail = (tail + data)[-3:]
-            return -1
-        end = found + 4 - len(tail)
-        if self._size + end > self._max_bytes:
+    def take(self, data: bytes) -> int:
+        """The offset behind the head's end, or -1.
+
+        Raises httptools' errors, OverflowError if the head is too long, and ValueError if it is none.
+        """
+        seen = len(self.data)
+        whole = self.data + data if seen else data
+        # The end may have been cut in two.
+        found = whole.find(_HEAD_END, max(seen - 3, 0))
+        end = len(whole) if found < 0 else found + 4
+        if end > self._max_bytes:
             raise OverflowError
+        self.data = whole if end == len(whole) else whole[:end]
         # At an upgrade the parser stops behind the head, which is where this one stops anyway.
         with suppress(HttpParserUpgrade):
-            self._feed_parser(data if end == len(data) else data[:end])
-        return end
+            self._feed_parser(data if end == len(whole) else data[: end - seen])
+        if self._completion.reached != (found >= 0):
+            raise ValueError
+        return -1 if found < 0 else end - seen
+
+    def start_line(self) -> list[bytes]:
+        """The words of the first line, as far as it is known."""
+        return self.data.partition(b"\r\n")[0].split(b" ", 2)
+
+    def fields(self) -> list[Field]:
+        """Every header line that is whole."""
+        fields: list[Field] = []
+        for line in self.data.splitlines(keepends=True)[1:]:
+            name, colon, value = line.partition(b":")
+            if colon:
+                fields.append((name.lower(), line, value.strip()))
+        return fields
 
 
 class RequestParser:
     """Reads one request head, from the first byte to the gate."""
 
-    __slots__ = ("_collector", "_cutter", "_parser")
+    __slots__ = ("_head",)
 
     def __init__(self, max_bytes: int) -> None:
-        self._collector = _Collector()
-        self._parser = HttpRequestParser(self._collector)
-        self._cutter = _Cutter(self._parser, max_bytes)
+        self._head = _Head(HttpRequestParser, max_bytes)
 
     @property
     def target(self) -> bytes:
         """What is known of the target so far, for an error answer in the right shape."""
-        return self._collector.target
+        words = self._head.start_line()
+        return words[1] if len(words) > 1 else b""
 
     @property
     def headers(self) -> Headers:
         """What is known of the headers so far, for an error answer in the right language."""
-        return Headers(self._collector.fields)
+        return Headers(self._head.fields())
 
     def feed(self, data: bytes) -> int:
         """Take the next bytes; the offset behind the head's end, or -1. Raises RequestError."""
         try:
-            end = self._cutter.cut(data)
+            return self._head.take(data)
         except OverflowError:
             raise RequestError(431, "the headers are too large") from None
+        except ValueError:
+            raise RequestError(400, "the request line is missing or malformed") from None
         except HttpParserInvalidMethodError:
             raise RequestError(405, "the method is unknown") from None
         except HttpParserError as error:
             raise RequestError(400, _plain(error)) from None
-        if len(self._collector.fields) > MAX_FIELDS:
-            raise RequestError(431, f"there are more than {MAX_FIELDS} header lines")
-        if self._collector.complete != (end >= 0):
-            raise RequestError(400, "the request line is missing or malformed")
-        return end
 
     def head(self) -> RequestHead:
         """The whole head, checked. Raises RequestError."""
-        method = self._parser.get_method().decode("ascii")
-        version = self._parser.get_http_version()
-        head = RequestHead(method, self._collector.target, version, Headers(self._collector.fields))
+        fields = self._head.fields()
+        if len(fields) > MAX_FIELDS:
+            raise RequestError(431, f"there are more than {MAX_FIELDS} header lines")
+        words = self._head.start_line()
+        if len(words) != 3:
+            raise RequestError(400, "the request line is malformed")
+        method, target, version = words
+        head = RequestHead(method.decode("ascii"), target, _VERSIONS.get(version, ""), Headers(fields))
         check_request(head)
         return head
 
@@ -125,30 +133,29 @@ class RequestParser:
 class ResponseParser:
     """Reads one response head, from the first byte to the gate."""
 
-    __slots__ = ("_collector", "_cutter", "_parser")
+    __slots__ = ("_head",)
 
     def __init__(self, max_bytes: int = 262_144) -> None:
-        self._collector = _Collector()
-        self._parser = HttpResponseParser(self._collector)
-        self._cutter = _Cutter(self._parser, max_bytes)
+        self._head = _Head(HttpResponseParser, max_bytes)
 
     def feed(self, data: bytes) -> int:
         """Take the next bytes; the offset behind the head's end, or -1. Raises ResponseError."""
         try:
-            end = self._cutter.cut(data)
+            return self._head.take(data)
         except OverflowError:
             raise ResponseError("the head is too large") from None
+        except ValueError:
+            raise ResponseError("the status line is malformed") from None
         except HttpParserError as error:
             raise ResponseError(_plain(error)) from None
-        if self._collector.complete != (end >= 0):
-            raise ResponseError("the status line is malformed")
-        return end
 
     def head(self, request_method: str) -> ResponseHead:
         """The whole head, checked; the request's method decides if there is a body. Raises ResponseError."""
-        status = self._parser.get_status_code()
-        version = self._parser.get_http_version()
-        head = ResponseHead(status, self._collector.reason, version, Headers(self._collector.fields))
+        version, status_text, *reason = self._head.start_line()
+        status = int(status_text)
+        head = ResponseHead(
+            status, reason[0] if reason else b"", _VERSIONS.get(version, ""), Headers(self._head.fields())
+        )
         check_response(head)
         if request_method == "HEAD" or status in (204, 304) or status < 200:
             head.framing = Framing.NONE

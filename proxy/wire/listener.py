@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tornado.httputil import HTTPServerConnectionDelegate
 
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Field, Headers, field
 from proxy.wire.gate import RequestError
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
@@ -29,7 +29,7 @@ class Timeouts:
 
 def plain_error(error: RequestError, target: bytes, headers: Headers) -> tuple[list[Field], bytes]:
     """The answer to a broken request where nobody has a better one."""
-    return [(b"content-type", b"Content-Type", b"text/plain; charset=utf-8")], f"{error.reason}\n".encode()
+    return [field(b"Content-Type", b"text/plain; charset=utf-8")], f"{error.reason}\n".encode()
 
 
 class Listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from asyncio import Future
 from collections.abc import Callable
 from http.client import responses as REASONS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, text.encode()) for status, text in REASONS.items()}
 _BODYLESS = (204, 304)
+_LINE_BREAKER = re.compile(rb"[\r\n\0]")
 
 
 class ResponseWriter(HTTPConnection):
@@ -31,6 +33,7 @@ class ResponseWriter(HTTPConnection):
     __slots__ = (
         "_close_callback",
         "_connection",
+        "_corked",
         "_finished",
         "_framing",
         "_remaining",
@@ -46,6 +49,7 @@ class ResponseWriter(HTTPConnection):
         self.head = head
         self.started = False
         self._finished = False
+        self._corked = b""  # a head that waits for the first bytes of its body: one system call for both
         self._framing = Framing.NONE
         self._remaining = -1  # bytes the announced Content-Length still owes; -1 = none was announced
         self._close_callback: Callable[[], None] | None = None
@@ -94,13 +98,16 @@ class ResponseWriter(HTTPConnection):
             framing = Framing.CHUNKED
         else:
             framing = Framing.CLOSE
-        return self.start(start_line.code, start_line.reason.encode("latin-1"), lines.fields, framing, chunk or b"")
+        reason = start_line.reason.encode("latin-1")
+        if _LINE_BREAKER.search(reason) or any(_LINE_BREAKER.search(line[:-2]) for _, line, _ in lines.fields):
+            raise ValueError("a header holds a line feed, carriage return or NUL")
+        return self.start(start_line.code, reason, lines.fields, framing, chunk or b"")
 
     def write(self, chunk: bytes) -> Future[None]:
         """Write a piece of the body in the framing of the head."""
         if not chunk:
             return self._connection.writable()
-        return self._connection.write(self._framed(chunk))
+        return self.splice(self._framed(chunk))
 
     def finish(self) -> None:
         """End the response. Raises HTTPOutputError if fewer bytes were written than announced."""
@@ -110,8 +117,9 @@ class ResponseWriter(HTTPConnection):
         if self._remaining > 0 and not self._connection.is_closing:
             self._connection.abort()
             raise HTTPOutputError(f"{self._remaining} bytes fewer were written than Content-Length announced")
-        if self._framing is Framing.CHUNKED:
-            self._connection.write(b"0\r\n\r\n")
+        tail = b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b""
+        if tail or self._corked:
+            self.splice(tail)
         self._connection.response_finished(self, self._framing is Framing.CLOSE)
 
     # the data plane's
@@ -125,8 +133,12 @@ class ResponseWriter(HTTPConnection):
         chunk: bytes = b"",
         *,
         splice: bool = False,
+        body_follows: bool = False,
     ) -> Future[None]:
-        """Write the head; with ``splice`` the body comes framed already, through `splice`."""
+        """Write the head; with ``splice`` the body comes framed already, through `splice`.
+
+        With ``body_follows`` the head goes out together with the first bytes of the body.
+        """
         self.started = True
         if self.head.method == "HEAD" or status in _BODYLESS or status < 200:
             framing = Framing.NONE
@@ -145,24 +157,30 @@ class ResponseWriter(HTTPConnection):
         lines.append(b"\r\n")
         if chunk:
             lines.append(self._framed(chunk))
-        data = b"".join(lines)
-        if b"\0" in data:
-            raise ValueError("a header holds a NUL byte")
-        return self._connection.write(data)
+        if body_follows:
+            self._corked = b"".join(lines)
+            return self._connection.writable()
+        return self._connection.write(b"".join(lines))
 
     def splice(self, data: bytes) -> Future[None]:
         """Write bytes of the body that are framed already."""
+        if self._corked:
+            data, self._corked = self._corked + data, b""
         return self._connection.write(data)
 
     def splice_end(self) -> None:
         """End a response whose body was framed already."""
         if not self._finished:
             self._finished = True
+            if self._corked:
+                self.splice(b"")
             self._connection.response_finished(self, False)
 
     def abort(self) -> None:
         """Break the connection off so that the client cannot take what it has for the whole answer."""
         self._finished = True
+        if self._corked:
+            self.splice(b"")
         if self._framing is Framing.CLOSE:
             # Here a clean end would be the end of the body: only a reset tells.
             self._connection.reset()

@@ -76,8 +76,8 @@ def example(mock: MockOpenAI, **environ: str) -> Iterator[tuple[str, subprocess.
 
 @pytest.fixture(scope="module")
 def url(mock: MockOpenAI) -> Iterator[str]:
-    """The example's address; it has a server key."""
-    with example(mock, API_KEY="sk-servers") as (address, _):
+    """The example's address; it has a server key, and a limit nobody reaches."""
+    with example(mock, API_KEY="sk-servers", MINUTE_LIMIT="1000") as (address, _):
         yield address
 
 
@@ -121,7 +121,7 @@ def test_header_names_get_tornados_capitals(url: str) -> None:
         sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         head = b"".join(iter(lambda: sock.recv(65536), b"")).partition(b"\r\n\r\n")[0]
     names = {line.partition(b":")[0].decode() for line in head.split(b"\r\n")[1:]}
-    assert {"X-Request-Id", "X-Sluice-Request-Id"} <= names
+    assert {"Ratelimit", "X-Request-Id", "X-Sluice-Request-Id"} <= names
 
 
 def test_the_strictness_is_the_same(url: str) -> None:

@@ -83,9 +83,16 @@ class TestConfig:
         assert refusal(UpstreamConfig, base_url=base_url).startswith("base_url: Value error, not a URL: ")
 
     @pytest.mark.parametrize("name", ["connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s"])
-    @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+    @pytest.mark.parametrize("seconds", [0, -1])
     def test_times_are_positive(self, name: str, seconds: float) -> None:
         assert refusal(UpstreamConfig, **{name: seconds}) == f"{name}: Input should be greater than 0"
+
+    @pytest.mark.parametrize(
+        "name", ["connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "pool_idle_timeout_s"]
+    )
+    @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), float("-inf")])
+    def test_times_are_finite(self, name: str, seconds: float) -> None:
+        assert refusal(UpstreamConfig, **{name: seconds}) == f"{name}: Input should be a finite number"
 
     def test_other_bad_values(self) -> None:
         assert refusal(UpstreamConfig, base_url=1) == "base_url: Input should be a valid string"

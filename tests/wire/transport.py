@@ -1,0 +1,103 @@
+"""A transport without a socket: what a connection does to it is written down, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+class MockTransport(asyncio.Transport):
+    """Keeps what is written. As strict as uvloop: a write after the end is an error, not a warning.
+
+    ``unsent`` = the other side takes nothing: `close` then waits, as a real transport flushes first.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._protocol = protocol
+        self.written = bytearray()
+        self.calls: list[str] = []
+        self._is_read = True
+        self.unsent = False
+        self.eof_written = False
+        self._ended = ""
+        protocol.connection_made(self)
+
+    # what a connection calls
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._ended or self.eof_written:
+            raise RuntimeError("a write after the end")
+        self.written += data
+
+    def write_eof(self) -> None:
+        if self._ended:
+            raise RuntimeError("write_eof after the end")
+        self.eof_written = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self._ended:
+            self._ended = "close"
+            if not self.unsent:
+                self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        if self._ended == "abort":
+            return
+        was_closing, self._ended = self._ended == "close" and not self.unsent, "abort"
+        if not was_closing:
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def is_closing(self) -> bool:
+        return bool(self._ended)
+
+    def pause_reading(self) -> None:
+        self.calls.append("pause_reading")
+        self._is_read = False
+
+    def resume_reading(self) -> None:
+        self.calls.append("resume_reading")
+        self._is_read = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.calls.append(f"limits {high}")
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written) if self.unsent else 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("192.0.2.7", 4711) if name == "peername" else default
+
+    # what a test asks and does
+
+    def ended(self) -> str:
+        """How it was ended from this side: "", "close" or "abort"; "lost" if from the other."""
+        return self._ended
+
+    def is_read(self) -> bool:
+        """Whether bytes may come in."""
+        return self._is_read
+
+    def feed(self, *segments: bytes) -> None:
+        """Bytes come in, each as a segment of its own; none once the transport is closing, as with a real one."""
+        for data in segments:
+            if not self._ended:
+                assert self._is_read, "fed although reading is paused"
+                self._protocol.data_received(data)
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        data = bytes(self.written)
+        self.written.clear()
+        return data
+
+    def lose(self, error: Exception | None = None) -> None:
+        """The other side is gone: a clean end, or a reset with ``error``."""
+        if error is None and not self._protocol.eof_received():
+            self._ended = "close"
+        self._ended = self._ended or "lost"
+        self._protocol.connection_lost(error)
