@@ -17,6 +17,7 @@ credential   what the client sent to identify itself; a *server key* is the oper
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,4 +41,7 @@ def mount(config: str | Path | Mapping[str, object], environ: Mapping[str, str] 
     from proxy.gateway.plane import DataPlane
     from proxy.settings import load
 
-    return DataPlane(load(config, environ or {}).settings)
+    loaded = load(config, environ or {})
+    for notice in loaded.notices:
+        logging.getLogger("sluice").warning("%s", notice)
+    return DataPlane(loaded.settings)

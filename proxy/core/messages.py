@@ -62,7 +62,6 @@ HEADERS_TOO_LARGE = Message("The request headers are too large.")
 TIMEOUT_READING = Message("The request did not arrive in time.")
 LOOP_DETECTED = Message("The request came back to the gateway that sent it: its base_url leads to itself.")
 INTERNAL_ERROR = Message("The gateway failed while handling the request. The request id is {request_id}.")
-SHUTTING_DOWN = Message("The gateway is shutting down. Try again.")
 
 UPSTREAM_CONNECT = Message("The upstream server could not be reached.")
 UPSTREAM_CONNECT_TIMEOUT = Message("The upstream server could not be reached in time.")

@@ -53,7 +53,7 @@ def _or_null(text: str | None) -> str:
 
 def credential_digest(exchange: Exchange) -> str | None:
     """The short digest of the credential an exchange travels with, or None without one."""
-    credential = exchange.credential or bearer(exchange)
+    credential = exchange.credential or exchange.body_credential or bearer(exchange)
     if not credential:
         return None
     return hashlib.sha256(credential.encode("utf-8", "replace")).hexdigest()[:12]

@@ -104,7 +104,6 @@ class AnsweringDelegate(HTTPMessageDelegate):
         """Answer ourselves."""
         exchange = self.exchange
         exchange.status = reply.status
-        exchange.reply = exchange.reply or reply
         content_type, body = self._plane.render(reply, exchange)
         self._answer(reply.status, [field(b"Content-Type", content_type), *reply.headers], body)
 

@@ -92,13 +92,13 @@ class ExchangeDelegate(AnsweringDelegate):
         """Run the chain from where it stands; what is returned holds the body back."""
         try:
             verdict = self._chain.proceed(self.exchange)
+            if isinstance(verdict, Awaitable):
+                self._task = self._plane.loop.create_task(self._wait(verdict))
+                return self._task
+            return self._obey(verdict)
         except Exception:
             self._crash()
             return None
-        if isinstance(verdict, Awaitable):
-            self._task = self._plane.loop.create_task(self._wait(verdict))
-            return self._task
-        return self._obey(verdict)
 
     async def _wait(self, verdict: Awaitable[Verdict]) -> None:
         try:

@@ -74,6 +74,8 @@ class DataPlane(HTTPServerConnectionDelegate):
         upstream = self.chain.stages[-1]
         assert isinstance(upstream, Upstream)
         self.upstream = upstream
+        # Made here, not with the first connection: a bad ca_file must not wait for the first request.
+        self._tls = ssl.create_default_context(cafile=upstream.config.ca_file) if upstream.origin.tls else None
         self.catalogue = Catalogue.load(find_locales())
         self.max_body_bytes = settings.listen.max_body_bytes
         self.max_held_bytes = settings.simple_chat.max_body_bytes
@@ -163,8 +165,7 @@ class DataPlane(HTTPServerConnectionDelegate):
                 idle_s=config.idle_timeout_s,
                 pool_idle_s=config.pool_idle_timeout_s,
             )
-            tls = ssl.create_default_context(cafile=config.ca_file) if self.upstream.origin.tls else None
-            self._pool = Pool(self.upstream.origin, self.ticker, timeouts, tls)
+            self._pool = Pool(self.upstream.origin, self.ticker, timeouts, self._tls)
         return self._pool
 
     def language_of(self, exchange: Exchange) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from proxy.core.address import contains, parse_address, parse_network
 from proxy.core.chain import check_order
 from proxy.core.origin import Origin as UpstreamOrigin
@@ -35,6 +37,7 @@ def check(layers: Layers, settings: Settings) -> None:
     """Note what does not fit together. Nothing is concluded from a setting that is itself wrong."""
     _check_chain(layers, settings)
     _check_upstreams(layers, settings)
+    _check_authorities(layers, settings)
     _check_admin(layers, settings)
 
 
@@ -106,6 +109,18 @@ def _check_chain(layers: Layers, settings: Settings) -> None:
             # A chain nobody wrote is at fault only for what somebody wrote about its stages.
             written = path if layers.has(("chain",)) else ("stages", stages[problem.position].name)
             layers.complain(path, str(problem), origin=layers.origin(written))
+
+
+def _check_authorities(layers: Layers, settings: Settings) -> None:
+    for name, config in settings.stages.items():
+        path: Path = ("stages", name, "ca_file")
+        if not isinstance(config, UpstreamConfig) or config.ca_file is None or layers.is_doubtful(path):
+            continue
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = error.strerror or "it holds no certificate in PEM form"
+            layers.complain(path, f"cannot be used: {show(reason)}", "name a readable PEM file of authorities")
 
 
 def _check_upstreams(layers: Layers, settings: Settings) -> None:

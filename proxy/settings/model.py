@@ -159,7 +159,7 @@ class Settings(Section):
     simple_chat: SimpleChat = Field(default=SimpleChat(), description="The chat route.")
     model_aliases: dict[str, str] = Field(
         default={"text-davinci-003": "gpt-4.1-mini"},
-        description="Models by the name callers use: the name the upstream is given instead.",
+        description="On the chat route, models by the name callers use: the name the upstream is given instead.",
     )
     access_log: AccessLog = Field(default=AccessLog(), description="One line for every request.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import select
+from asyncio import Future
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
@@ -13,13 +14,12 @@ from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser
 
 if TYPE_CHECKING:
+    import socket
+
     from proxy.wire.pool import Pool
 
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
-FRESH_S = 1.0
-"""A connection idle for less is taken for alive without asking the kernel, which costs as much as a write."""
-_TCP_ESTABLISHED = 1  # of <netinet/tcp.h>
 
 
 class Receiver(Protocol):
@@ -48,7 +48,6 @@ class UpstreamConnection(Connection):
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool.loop)
         self._pool = pool
-        self.idle_since_s = 0.0
         self._receiver: Receiver | None = None
         self._method = ""
         self._parser: ResponseParser | None = None
@@ -57,6 +56,7 @@ class UpstreamConnection(Connection):
         self._splices = False
         self._informational = 0
         self._request_ended = False
+        self._asked = False  # a byte of the current request has been written
         self._is_paused = False
         self._saw_eof = False
 
@@ -65,13 +65,14 @@ class UpstreamConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection, TLS handshake included, stands."""
         super().connection_made(transport)
+        self._unread = _watch_unread(self._socket)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of an answer."""
-        if self._receiver is None:
-            # Nobody asked: whatever this is, it must not become the next exchange's answer.
-            self.close()
+        if self._receiver is None or not self._asked:
+            # Nobody asked: whatever this is, it must not become the answer of the exchange that comes next.
+            self._fail(ProtocolError("it spoke before it was asked"))
             return
         self.deadline_s = self._loop.time() + self._pool.timeouts.idle_s
         try:
@@ -107,7 +108,13 @@ class UpstreamConnection(Connection):
         self._head = None
         self._informational = 0
         self._request_ended = False
+        self._asked = False
         self.deadline_s = NEVER
+
+    def write(self, data: bytes) -> Future[None]:
+        """Send bytes of the request; the future is done when more is welcome."""
+        self._asked = True
+        return super().write(data)
 
     def request_ended(self) -> None:
         """The whole request is written: the wait for its answer begins."""
@@ -146,16 +153,12 @@ class UpstreamConnection(Connection):
         else:
             self._fail(ReadTimeout("no more of the answer within idle_timeout_s"))
 
-    def is_alive(self, now_s: float) -> bool:
-        """Whether a request may be sent over it, as far as this side can know."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether a request may be sent over it: it is open, and nothing waits to be read, neither end nor bytes."""
         if self._transport.is_closing() or self._saw_eof:
             return False
-        if self._socket is None or now_s - self.idle_since_s < FRESH_S:
-            return True
-        try:
-            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
-        except (OSError, AttributeError):
-            return True
+        return self._unread is None or not self._unread.poll(0)
 
     # reading
 
@@ -223,3 +226,12 @@ class UpstreamConnection(Connection):
     def __repr__(self) -> str:
         state = "idle" if self._receiver is None else "busy"
         return f"<UpstreamConnection {self._pool.origin.host}:{self._pool.origin.port} {state}>"
+
+
+def _watch_unread(sock: socket.socket | None) -> select.poll | None:
+    """What tells, by one cheap call, whether a socket has anything to read; None where there is no poll."""
+    if sock is None or not hasattr(select, "poll"):
+        return None
+    watch = select.poll()
+    watch.register(sock.fileno(), select.POLLIN | getattr(select, "POLLRDHUP", 0))
+    return watch

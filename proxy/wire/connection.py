@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         """Write bytes; the future is done when more may be written, and failed if the connection is closed."""
         transport = self._transport
         if transport.is_closing():
-            return self._closed()
+            return self.refused()
         transport.write(data)
         return self._drained or self._ready
 
@@ -61,8 +61,8 @@ class Connection(asyncio.Protocol):
         """The future that is done when more may be written."""
         return self._drained or self._ready
 
-    def _closed(self) -> Future[None]:
-        """A future that says so, as Tornado's writes answer it."""
+    def refused(self) -> Future[None]:
+        """A future that says the connection is closed, as Tornado's writes answer it."""
         future: Future[None] = self._loop.create_future()
         future.set_exception(StreamClosedError())
         future.exception()  # marks it as looked at: nobody is obliged to await a write

@@ -115,6 +115,8 @@ class ChunkedReader:
             if line is None:
                 self._keep(data, position, _SIZE_LINE_BEGUN)
                 return -1
+            if line.end() - position > MAX_LINE:
+                raise FramingError("a chunk's size line is too long")
             size = int(line[1], 16)
             position = line.end()
             if size:
@@ -143,6 +145,8 @@ class ChunkedReader:
     def _read_trailers(self, data: bytes, position: int, carried: int) -> int:
         trailers = _TRAILERS.match(data, position)
         if trailers is not None:
+            if trailers.end() - position > MAX_LINE:
+                raise FramingError("the trailers are too long")
             return trailers.end() - carried
         if b"\r\n\r\n" in data[position:] or data.startswith(b"\r\n", position):
             raise FramingError("the trailers are malformed")

@@ -31,8 +31,8 @@ _TWINNED = frozenset(
     }
 )
 _JUDGED = frozenset({b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
-REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 ALLOWED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+_ALLOWED = frozenset(ALLOWED_METHODS.split(", "))
 
 
 class RequestError(Exception):
@@ -97,6 +97,7 @@ def check_request(head: RequestHead) -> None:
     _check_target(head)
     host: bytes | None = None
     seen_authorization = False
+    closes = False
     for lower, _, value in head.headers.fields:
         if lower not in _JUDGED:
             if b"_" in lower or b"." in lower:
@@ -119,7 +120,8 @@ def check_request(head: RequestHead) -> None:
                 raise RequestError(400, "the only Transfer-Encoding accepted is chunked, on HTTP/1.1")
             head.framing = Framing.CHUNKED
         elif lower == b"connection":
-            head.keep_alive = _persists(value, head.keep_alive)
+            closes = closes or _says(b"close", value)
+            head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
         elif lower == b"expect":
             if value.lower() != b"100-continue":
                 raise RequestError(417, "the only expectation understood is 100-continue")
@@ -128,13 +130,14 @@ def check_request(head: RequestHead) -> None:
             if seen_authorization:
                 raise RequestError(400, "there is more than one Authorization header")
             seen_authorization = True
+    head.keep_alive = head.keep_alive and not closes
     _check_host(host, is_old)
 
 
 def _check_target(head: RequestHead) -> None:
     target = head.target
-    if head.method in REFUSED_METHODS:
-        raise RequestError(405, f"the method {head.method} is not allowed")
+    if head.method not in _ALLOWED:
+        raise RequestError(405, "the method is not allowed")
     if target == b"*" and head.method == "OPTIONS":
         return
     reason = _target_fault(target) if len(target) <= _REMEMBERED else _target_fault.__wrapped__(target)
@@ -179,6 +182,7 @@ def check_response(head: ResponseHead) -> None:
     """The gate for answers: sets framing and persistence. Raises ResponseError."""
     if head.version not in ("1.0", "1.1"):
         raise ResponseError("another version than HTTP/1.0 or HTTP/1.1")
+    closes = False
     for lower, _, value in head.headers.fields:
         if lower == b"content-length":
             if head.framing is not Framing.CLOSE:
@@ -194,12 +198,12 @@ def check_response(head: ResponseHead) -> None:
                 raise ResponseError("a Transfer-Encoding other than chunked")
             head.framing = Framing.CHUNKED
         elif lower == b"connection":
-            head.keep_alive = _persists(value, head.keep_alive)
+            closes = closes or _says(b"close", value)
+            head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
+    head.keep_alive = head.keep_alive and not closes
 
 
-def _persists(connection: bytes, so_far: bool) -> bool:
-    """Whether the connection stays open, by the tokens of a Connection field (RFC 9112 section 9.3)."""
-    tokens = [token.strip() for token in connection.lower().split(b",")]
-    if b"close" in tokens:
-        return False
-    return so_far or b"keep-alive" in tokens
+def _says(option: bytes, connection: bytes) -> bool:
+    """Whether a Connection line lists this option; in any line, close wins (RFC 9112 section 9.3)."""
+    lower = connection.lower()
+    return lower == option or option in [token.strip() for token in lower.split(b",")]

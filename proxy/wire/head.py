@@ -56,6 +56,9 @@ class _Head:
         Raises httptools' errors, OverflowError if the head is too long, and ValueError if it is none.
         """
         seen = len(self.data)
+        if not seen and data[:1] in (b"\r", b"\n"):
+            # httptools would skip it; others count it as a line.
+            raise ValueError
         whole = self.data + data if seen else data
         # The end may have been cut in two.
         found = whole.find(_HEAD_END, max(seen - 3, 0))

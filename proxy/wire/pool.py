@@ -45,10 +45,9 @@ class Pool:
     def acquire(self) -> UpstreamConnection | None:
         """An idle connection that is still alive, or None: then `dial`."""
         idle = self._idle
-        now_s = self.loop.time()
         while idle:
             connection = idle.pop()
-            if connection.is_alive(now_s):
+            if connection.is_alive:
                 return connection
             connection.close()
         return None
@@ -101,8 +100,7 @@ class Pool:
     def release(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose exchange ended cleanly for the next one."""
         if self.timeouts.pool_idle_s > 0:
-            connection.idle_since_s = self.loop.time()
-            connection.deadline_s = connection.idle_since_s + self.timeouts.pool_idle_s
+            connection.deadline_s = self.loop.time() + self.timeouts.pool_idle_s
             self._idle.append(connection)
         else:
             connection.close()

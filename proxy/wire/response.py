@@ -35,6 +35,7 @@ class ResponseWriter(HTTPConnection):
         "_connection",
         "_corked",
         "_finished",
+        "_forsaken",
         "_framing",
         "_remaining",
         "head",
@@ -49,6 +50,7 @@ class ResponseWriter(HTTPConnection):
         self.head = head
         self.started = False
         self._finished = False
+        self._forsaken = False
         self._corked = b""  # a head that waits for the first bytes of its body: one system call for both
         self._framing = Framing.NONE
         self._remaining = -1  # bytes the announced Content-Length still owes; -1 = none was announced
@@ -139,6 +141,8 @@ class ResponseWriter(HTTPConnection):
 
         With ``body_follows`` the head goes out together with the first bytes of the body.
         """
+        if self._finished:
+            return self._connection.refused()
         self.started = True
         if self.head.method == "HEAD" or status in _BODYLESS or status < 200:
             framing = Framing.NONE
@@ -164,6 +168,8 @@ class ResponseWriter(HTTPConnection):
 
     def splice(self, data: bytes) -> Future[None]:
         """Write bytes of the body that are framed already."""
+        if self._forsaken:
+            return self._connection.refused()
         if self._corked:
             data, self._corked = self._corked + data, b""
         return self._connection.write(data)
@@ -188,6 +194,10 @@ class ResponseWriter(HTTPConnection):
             self._connection.close()
 
     # the connection's
+
+    def forsake(self) -> None:
+        """The connection has answered in the delegate's place: whatever it still writes goes nowhere."""
+        self._finished = self._forsaken = True
 
     def client_left(self) -> None:
         """The connection is gone before the answer was whole."""

@@ -35,6 +35,8 @@ DISCARD_AT_MOST = 262_144
 """Bytes of an unwanted body that are read and thrown away to keep the connection."""
 LINGER_S = 1.0
 """How long a closing connection is still read, so that the client gets our answer and not a reset."""
+LINGER_AT_MOST_S = 30.0
+"""The same for a client that is still taking the answer."""
 
 
 class State(Enum):
@@ -168,12 +170,15 @@ class ServerConnection(Connection):
         self._body_bytes = 0
         self._reader = reader_for(head.framing, head.content_length)
         self._body_ended = self._reader is None
-        self._state = State.ANSWER if self._body_ended else State.BODY
-        self.deadline_s = self._loop.time() + self.body_timeout_s if self._reader is not None else NEVER
+        self._state = State.BODY
+        self.deadline_s = self._loop.time() + self.body_timeout_s
         writer = self._writer = ResponseWriter(self, head)
         delegate = self._delegate = self._app.start_request(self, writer)
         start_line = RequestStartLine(head.method, head.target.decode("latin-1"), f"HTTP/{head.version}")
         held = delegate.headers_received(start_line, WireHeaders(head.headers))
+        if self._delegate is not delegate:
+            # It has answered already: nothing waits for it.
+            return
         if held is not None:
             self._hold_for(held)
         else:
@@ -208,8 +213,10 @@ class ServerConnection(Connection):
             if self.max_body_bytes and self._body_bytes > self.max_body_bytes:
                 raise RequestError(413, "the body is too large")
             held = delegate.data_received(piece)
-        if self._state is not State.BODY:
+        if self._state is not State.BODY or self._delegate is not delegate:
             # The delegate has answered: what is left of the body is nobody's.
+            if end >= 0 and self._state is State.BODY:
+                self._go_on()
             return rest
         if held is not None and not (isinstance(held, Future) and held.done()):
             self._ahead.put_back(rest)
@@ -263,18 +270,20 @@ class ServerConnection(Connection):
         """The answer is whole: go round to the next request, or close."""
         if writer is not self._writer or self._state is State.CLOSED:
             return
-        whole = self._body_ended or self._state is State.ANSWER
+        whole = self._body_ended
+        self._hold.forget()
         self._delegate = self._writer = None
         if closes or not self.keeps_alive:
             if whole:
+                self._state = State.LINGER
                 self.close()
             else:
                 self._linger()
         elif whole:
             self.next_request()
         else:
-            self._hold.forget()
             self._state = State.BODY
+            self.max_body_bytes = 0
             self._delegate = _Nobody(self.next_request)
             self.deadline_s = self._loop.time() + self.body_timeout_s
         if not self._is_consuming:
@@ -294,6 +303,7 @@ class ServerConnection(Connection):
         """Say that nothing more comes, and read on for a moment so that the client is not reset."""
         self._state = State.LINGER
         self.deadline_s = self._loop.time() + LINGER_S
+        self._linger_until_s = self._loop.time() + LINGER_AT_MOST_S
         if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -304,9 +314,12 @@ class ServerConnection(Connection):
         parser, self._parser = self._parser, None
         if delegate is not None:
             delegate.on_connection_close()
-        if writer is not None and writer.started:
-            self.abort()
-            return
+        if writer is not None:
+            started = writer.started
+            writer.forsake()
+            if started:
+                self.abort()
+                return
         target = parser.target if parser is not None else b""
         headers = parser.headers if parser is not None else Headers()
         if writer is not None:
@@ -322,7 +335,11 @@ class ServerConnection(Connection):
         ):
             self._refuse(RequestError(408, "the request did not arrive in time"))
         elif self._state is State.LINGER:
-            self.abort()
+            if self._transport.get_write_buffer_size() and self._loop.time() < self._linger_until_s:
+                # A slow client still takes our answer.
+                self.deadline_s = self._loop.time() + LINGER_S
+            else:
+                self.abort()
         else:
             self.close()
 

@@ -7,7 +7,10 @@ a sweep every 200 ms finds those that have passed, so a timeout fires up to that
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
+
+log = logging.getLogger("sluice.wire")
 
 INTERVAL_S = 0.2
 
@@ -73,10 +76,12 @@ class Ticker:
         self._timer = None
         now = self.loop.time()
         late = [watched for watched in self._watched if watched.deadline_s <= now]
-        for watched in late:
-            watched.on_deadline()
-        for polled in tuple(self._polled):
-            polled.poll()
+        for call in [watched.on_deadline for watched in late] + [polled.poll for polled in self._polled]:
+            try:
+                call()
+            except Exception:
+                # One faulty connection must not stop the clock of all others.
+                log.exception("a deadline could not be dealt with")
         if self._watched or self._polled:
             self._start()
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -18,7 +19,7 @@ from proxy.mock.running import running
 from proxy.mock.server import MockOpenAI
 from tests.support.process import Sluice, run, serving
 
-ASK = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "one two three"}]}
+ASK: Any = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "one two three"}]}
 KEY = {"Authorization": "Bearer sk-client"}
 
 

@@ -317,7 +317,7 @@ async def test_a_client_that_leaves_closes_the_upstream(port: int, upstream: Fak
 
 def single_question(url: str) -> str:
     """One question, as the first kind of published client asks it."""
-    payload = {
+    payload: Any = {
         "system_content": "You are helpful.",
         "user_content": "What is a sluice?",
         "model": "text-davinci-003",
@@ -334,7 +334,7 @@ def continuous_dialogue(url: str, questions: list[str]) -> list[str]:
     said: list[str] = []
     dialogue: list[Any] = []
     for question in questions:
-        payload = {
+        payload: Any = {
             "system_content": "You are helpful.",
             "user_content": question,
             "model": "gpt-4.1",

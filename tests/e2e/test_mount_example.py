@@ -66,8 +66,10 @@ def example(mock: MockOpenAI, **environ: str) -> Iterator[tuple[str, subprocess.
     )
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
-        assert line.startswith("listening on "), line + process.stderr.read()
+        said = []
+        while not (line := process.stderr.readline()).startswith("listening on "):
+            said.append(line)
+            assert line, "".join(said)
         yield line.split()[-1], process
     finally:
         process.kill()

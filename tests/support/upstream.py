@@ -37,6 +37,11 @@ class Wire:
     writer: asyncio.StreamWriter
     closed: bool = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the script has closed this connection."""
+        return self.closed
+
     async def send(self, data: bytes) -> None:
         """Write and flush."""
         self.writer.write(data)
@@ -115,7 +120,7 @@ class FakeUpstream:
             writer.close()
 
     async def _serve(self, number: int, wire: Wire) -> None:
-        while not wire.closed:
+        while not wire.is_closed:
             head = await wire.reader.readuntil(b"\r\n\r\n")
             start, *lines = head.decode("latin-1").split("\r\n")[:-2]
             method, target, _ = start.split(" ")
@@ -123,7 +128,7 @@ class FakeUpstream:
             received = Received(number, method, target, pairs, b"")
             if self.early is not None:
                 await self.early(received, wire)
-                if wire.closed:
+                if wire.is_closed:
                     return
             await self._read_body(received, wire.reader)
             self.ledger.append(received)

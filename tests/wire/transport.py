@@ -20,6 +20,7 @@ class MockTransport(asyncio.Transport):
         self.calls: list[str] = []
         self._is_read = True
         self.unsent = False
+        self._is_lost = False
         self.eof_written = False
         self._ended = ""
         protocol.connection_made(self)
@@ -43,13 +44,18 @@ class MockTransport(asyncio.Transport):
         if not self._ended:
             self._ended = "close"
             if not self.unsent:
-                self._loop.call_soon(self._protocol.connection_lost, None)
+                self._lose()
 
     def abort(self) -> None:
         if self._ended == "abort":
             return
-        was_closing, self._ended = self._ended == "close" and not self.unsent, "abort"
-        if not was_closing:
+        self._ended = "abort"
+        self._lose()
+
+    def _lose(self) -> None:
+        """Tell the protocol once that the connection is gone."""
+        if not self._is_lost:
+            self._is_lost = True
             self._loop.call_soon(self._protocol.connection_lost, None)
 
     def is_closing(self) -> bool:
@@ -67,7 +73,7 @@ class MockTransport(asyncio.Transport):
         self.calls.append(f"limits {high}")
 
     def get_write_buffer_size(self) -> int:
-        return len(self.written) if self.unsent else 0
+        return 1 if self.unsent else 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("192.0.2.7", 4711) if name == "peername" else default
