@@ -36,13 +36,8 @@ class Decision(NamedTuple):
     overflow: bool = False
 
 
-class Remaining(NamedTuple):
-    """How much a window still admits, and when the next unit comes back."""
-
-    window: Window
-    remaining: int
-    reset_s: float
-
+Remaining = tuple[int, float]
+"""How many requests a window still admits, and in how many seconds the next unit comes back."""
 
 ALLOWED = Decision(True)
 
@@ -72,7 +67,11 @@ def charge(ring: array[float], capacity: int, now: float) -> None:
 
 def remaining(ring: array[float], window: Window, now: float) -> Remaining:
     """What ``window`` has left. O(log L)."""
-    first = bisect_right(ring, now - window.seconds)
-    used = len(ring) - first
-    reset = ring[first] + window.seconds - now if used else 0.0
-    return Remaining(window, max(window.limit - used, 0), max(reset, 0.0))
+    _, limit, seconds = window
+    length = len(ring)
+    begin = now - seconds
+    if not length or ring[-1] <= begin:
+        return limit, 0.0
+    # Most rings hold nothing older than the longest window.
+    first = 0 if ring[0] > begin else bisect_right(ring, begin)
+    return max(limit - length + first, 0), ring[first] - begin

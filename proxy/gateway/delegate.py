@@ -92,6 +92,8 @@ class ExchangeDelegate(AnsweringDelegate):
         """Run the chain from where it stands; what is returned holds the body back."""
         try:
             verdict = self._chain.proceed(self.exchange)
+            if verdict is None:
+                return self._send()
             if isinstance(verdict, Awaitable):
                 self._task = self._plane.loop.create_task(self._wait(verdict))
                 return self._task

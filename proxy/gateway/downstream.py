@@ -17,7 +17,6 @@ from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 from proxy.core.headers import Field, Headers
 from proxy.wire.connection import set_reset_on_close
 from proxy.wire.framing import Framing
-from proxy.wire.response import ResponseWriter
 
 
 class Downstream(Protocol):
@@ -138,10 +137,8 @@ class StockDownstream:
         self._connection.close()
 
 
-def downstream_of(connection: HTTPConnection) -> Downstream:
-    """The client's side behind any connection a delegate can be given. Raises TypeError for unknown ones."""
-    if isinstance(connection, ResponseWriter):
-        return connection
+def stock_downstream(connection: HTTPConnection) -> Downstream:
+    """The client's side behind a connection that is not of our own wire. Raises TypeError for unknown ones."""
     if isinstance(connection, HTTP1Connection):
         return StockDownstream(connection)
     raise TypeError(f"cannot answer through a {type(connection).__name__}")

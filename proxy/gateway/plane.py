@@ -29,7 +29,7 @@ from proxy.core.reply import Reply
 from proxy.gateway.access_log import AccessLog
 from proxy.gateway.chat_contract import Defaults
 from proxy.gateway.delegate import ExchangeDelegate
-from proxy.gateway.downstream import Downstream, downstream_of
+from proxy.gateway.downstream import Downstream, stock_downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_error, openai_error, refusal_of
 from proxy.gateway.local import HealthDelegate, NowhereDelegate
 from proxy.gateway.routes import Destination, Routes, speaks_openai
@@ -95,10 +95,9 @@ class DataPlane(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Take a request of our own listener, or of Tornado's server."""
-        downstream = downstream_of(request_conn)
-        if isinstance(request_conn, ResponseWriter):
-            return self.delegate_for(request_conn.head.target, downstream)
-        return _StockRouter(self, downstream)
+        if type(request_conn) is ResponseWriter:
+            return self.delegate_for(request_conn.head.target, request_conn)
+        return _StockRouter(self, stock_downstream(request_conn))
 
     def delegate_for(self, target: bytes, downstream: Downstream) -> HTTPMessageDelegate:
         """The delegate for a target: the chain's, or a local answer."""

@@ -81,8 +81,9 @@ class IPAllowlist(Stage):
     def on_request_headers(self, exchange: Exchange) -> Reply | None:
         """403 unless the client's address is allowed and not denied."""
         client_ip = exchange.client_ip
-        allowed = self._verdicts.get(client_ip)
-        if allowed is None:
+        try:
+            allowed = self._verdicts[client_ip]
+        except KeyError:
             allowed = self._deny.match(client_ip) is None and self._allow.match(client_ip) is not None
             self._verdicts[client_ip] = allowed
         return None if allowed else self._refusal

@@ -89,13 +89,16 @@ class Limit(Stage):
         self._subject = subject_key(config.ipv6_prefix)
         self._exempt = [parse_network(entry) for entry in config.exempt if entry != UNIX]
         self._exempt_unix = UNIX in config.exempt
+        self._exempt_any = bool(config.exempt)
         messages = {window: message for window, _, message in _WINDOWS}
         self._limits = tuple(Sentence(messages[w.name], {"count": w.limit}) for w in self._windows)
-        self._policy = ", ".join(f'"{w.name}";q={w.limit};w={w.seconds}' for w in self._windows).encode()
+        self._names = tuple(w.name.encode("ascii") for w in self._windows)
+        policy = ", ".join(f'"{w.name}";q={w.limit};w={w.seconds}' for w in self._windows)
+        self._policy = field(b"RateLimit-Policy", policy.encode("ascii"))
 
     def on_request_headers(self, exchange: Exchange) -> Outcome:
         """429 if one more request would be too many in some window."""
-        if not self._windows or self._is_exempt(exchange.client_ip):
+        if not self._windows or (self._exempt_any and self._is_exempt(exchange.client_ip)):
             return None
         decision = self._store.acquire(self._subject(exchange.client_ip), self._windows)
         if type(decision) is Decision:
@@ -110,18 +113,20 @@ class Limit(Stage):
     def on_response_headers(self, exchange: Exchange) -> None:
         """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers)."""
         headers = exchange.response_headers
-        if headers is None or not self._windows or self._is_exempt(exchange.client_ip):
+        if headers is None or not self._windows or (self._exempt_any and self._is_exempt(exchange.client_ip)):
             return
         left = self._store.remaining(self._subject(exchange.client_ip), self._windows)
-        items = [f'"{w.name}";r={remaining};t={ceil(reset_s)}' for w, remaining, reset_s in left]
-        headers.add(b"RateLimit-Policy", self._policy)
-        if items:
-            headers.add(b"RateLimit", ", ".join(items).encode())
+        headers.fields.append(self._policy)
+        if left:
+            items = [
+                b'"%b";r=%d;t=%d' % (name, rest, ceil(t)) for name, (rest, t) in zip(self._names, left, strict=True)
+            ]
+            headers.add(b"RateLimit", b", ".join(items))
 
     def _is_exempt(self, client_ip: str) -> bool:
         if client_ip == UNIX:
             return self._exempt_unix
-        return bool(self._exempt) and contains(self._exempt, parse_address(client_ip)) is not None
+        return contains(self._exempt, parse_address(client_ip)) is not None
 
     def _refuse(self, decision: Decision) -> Reply:
         # Rounded up to the unit sent, so that a client that waits so long is never refused again for it.

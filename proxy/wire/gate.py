@@ -98,11 +98,14 @@ def check_request(head: RequestHead) -> None:
     host: bytes | None = None
     seen_authorization = False
     closes = False
-    for lower, _, value in head.headers.fields:
+    fields = head.headers.fields
+    names = b" ".join([line[0] for line in fields])
+    if b"_" in names or b"." in names:
+        _check_twins(head.headers)
+    for lower, _, value in fields:
         if lower not in _JUDGED:
-            if b"_" in lower or b"." in lower:
-                _check_twin(lower, head.headers)
-        elif lower == b"host":
+            continue
+        if lower == b"host":
             if host is not None:
                 raise RequestError(400, "there is more than one Host header")
             host = value
@@ -170,12 +173,14 @@ def _is_host(host: bytes) -> bool:
     return match is not None and (match[1] is None or int(match[1]) <= 65535)
 
 
-def _check_twin(name: bytes, headers: Headers) -> None:
+def _check_twins(headers: Headers) -> None:
     """Refuse a name that some servers take for another one: ``Authorization_``, ``X_Forwarded_For``."""
-    twin = name.translate(_NAME_TWINS).strip(b"-")
-    if twin in _TWINNED or headers.get(twin) is not None:
-        shown = name.decode("latin-1")
-        raise RequestError(400, f"the header {shown!r} can be taken for {twin.decode('latin-1')!r}")
+    for name, _, _ in headers.fields:
+        if b"_" in name or b"." in name:
+            twin = name.translate(_NAME_TWINS).strip(b"-")
+            if twin in _TWINNED or headers.get(twin) is not None:
+                shown = name.decode("latin-1")
+                raise RequestError(400, f"the header {shown!r} can be taken for {twin.decode('latin-1')!r}")
 
 
 def check_response(head: ResponseHead) -> None:
@@ -184,6 +189,8 @@ def check_response(head: ResponseHead) -> None:
         raise ResponseError("another version than HTTP/1.0 or HTTP/1.1")
     closes = False
     for lower, _, value in head.headers.fields:
+        if lower not in _JUDGED:
+            continue
         if lower == b"content-length":
             if head.framing is not Framing.CLOSE:
                 raise ResponseError("the body is framed twice")

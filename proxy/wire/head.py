@@ -6,8 +6,6 @@ had by a plain split, which keeps each as it came and costs half of what a call 
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from httptools import (
     HttpParserError,
     HttpParserInvalidMethodError,
@@ -24,92 +22,96 @@ MAX_FIELDS = 100
 """Header lines of one message."""
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_BLANK_LINE = (b"\r", b"\n")
 _HEAD_END = b"\r\n\r\n"
 
 
-class _Completion:
-    """Notes that httptools has seen the end of a head."""
-
-    __slots__ = ("reached",)
-
-    def __init__(self) -> None:
-        self.reached = False
-
-    def on_headers_complete(self) -> None:
-        self.reached = True
-
-
-class _Head:
+class _HeadParser:
     """Collects exactly one head and has it checked, however its bytes are cut."""
 
-    __slots__ = ("_completion", "_feed_parser", "_max_bytes", "data")
+    __slots__ = ("_data", "_ended", "_feed_parser", "_max_bytes")
 
     def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser], max_bytes: int) -> None:
-        self._completion = _Completion()
-        self._feed_parser = kind(self._completion).feed_data
         self._max_bytes = max_bytes
-        self.data = b""
+        self._data = b""
+        self._ended = False
+        self._feed_parser = kind(self).feed_data
 
-    def take(self, data: bytes) -> int:
+    def on_headers_complete(self) -> None:
+        """httptools has seen the end of the head."""
+        self._ended = True
+
+    def _take(self, data: bytes) -> int:
         """The offset behind the head's end, or -1.
 
         Raises httptools' errors, OverflowError if the head is too long, and ValueError if it is none.
         """
-        seen = len(self.data)
-        if not seen and data[:1] in (b"\r", b"\n"):
-            # httptools would skip it; others count it as a line.
-            raise ValueError
-        whole = self.data + data if seen else data
-        # The end may have been cut in two.
-        found = whole.find(_HEAD_END, max(seen - 3, 0))
-        end = len(whole) if found < 0 else found + 4
+        seen = len(self._data)
+        if seen:
+            whole = self._data + data
+            # The end may have been cut in two.
+            found = whole.find(_HEAD_END, max(seen - 3, 0))
+        else:
+            if data[:1] in _BLANK_LINE:
+                # httptools would skip it; others count it as a line.
+                raise ValueError
+            whole = data
+            found = data.find(_HEAD_END)
+        length = len(whole)
+        end = length if found < 0 else found + 4
         if end > self._max_bytes:
             raise OverflowError
-        self.data = whole if end == len(whole) else whole[:end]
-        # At an upgrade the parser stops behind the head, which is where this one stops anyway.
-        with suppress(HttpParserUpgrade):
-            self._feed_parser(data if end == len(whole) else data[: end - seen])
-        if self._completion.reached != (found >= 0):
+        self._data = whole if end == length else whole[:end]
+        try:  # noqa: SIM105 - a context manager would cost half of what the parser does
+            self._feed_parser(data if end == length else data[: end - seen])
+        except HttpParserUpgrade:
+            # It stops behind such a head, which is where we stop anyway.
+            pass
+        if self._ended != (found >= 0):
             raise ValueError
-        return -1 if found < 0 else end - seen
+        # A finished parser is let go of, so that the two do not keep each other alive.
+        if found < 0:
+            return -1
+        del self._feed_parser
+        return end - seen
 
-    def start_line(self) -> list[bytes]:
+    def _start_line(self) -> list[bytes]:
         """The words of the first line, as far as it is known."""
-        return self.data.partition(b"\r\n")[0].split(b" ", 2)
+        return self._data.partition(b"\r\n")[0].split(b" ", 2)
 
-    def fields(self) -> list[Field]:
+    def _fields(self) -> list[Field]:
         """Every header line that is whole."""
         fields: list[Field] = []
-        for line in self.data.splitlines(keepends=True)[1:]:
+        for line in self._data.splitlines(True)[1:]:
             name, colon, value = line.partition(b":")
             if colon:
                 fields.append((name.lower(), line, value.strip()))
         return fields
 
 
-class RequestParser:
+class RequestParser(_HeadParser):
     """Reads one request head, from the first byte to the gate."""
 
-    __slots__ = ("_head",)
+    __slots__ = ()
 
     def __init__(self, max_bytes: int) -> None:
-        self._head = _Head(HttpRequestParser, max_bytes)
+        super().__init__(HttpRequestParser, max_bytes)
 
     @property
     def target(self) -> bytes:
         """What is known of the target so far, for an error answer in the right shape."""
-        words = self._head.start_line()
+        words = self._start_line()
         return words[1] if len(words) > 1 else b""
 
     @property
     def headers(self) -> Headers:
         """What is known of the headers so far, for an error answer in the right language."""
-        return Headers(self._head.fields())
+        return Headers(self._fields())
 
     def feed(self, data: bytes) -> int:
         """Take the next bytes; the offset behind the head's end, or -1. Raises RequestError."""
         try:
-            return self._head.take(data)
+            return self._take(data)
         except OverflowError:
             raise RequestError(431, "the headers are too large") from None
         except ValueError:
@@ -121,10 +123,10 @@ class RequestParser:
 
     def head(self) -> RequestHead:
         """The whole head, checked. Raises RequestError."""
-        fields = self._head.fields()
+        fields = self._fields()
         if len(fields) > MAX_FIELDS:
             raise RequestError(431, f"there are more than {MAX_FIELDS} header lines")
-        words = self._head.start_line()
+        words = self._start_line()
         if len(words) != 3:
             raise RequestError(400, "the request line is malformed")
         method, target, version = words
@@ -133,18 +135,18 @@ class RequestParser:
         return head
 
 
-class ResponseParser:
+class ResponseParser(_HeadParser):
     """Reads one response head, from the first byte to the gate."""
 
-    __slots__ = ("_head",)
+    __slots__ = ()
 
     def __init__(self, max_bytes: int = 262_144) -> None:
-        self._head = _Head(HttpResponseParser, max_bytes)
+        super().__init__(HttpResponseParser, max_bytes)
 
     def feed(self, data: bytes) -> int:
         """Take the next bytes; the offset behind the head's end, or -1. Raises ResponseError."""
         try:
-            return self._head.take(data)
+            return self._take(data)
         except OverflowError:
             raise ResponseError("the head is too large") from None
         except ValueError:
@@ -154,11 +156,9 @@ class ResponseParser:
 
     def head(self, request_method: str) -> ResponseHead:
         """The whole head, checked; the request's method decides if there is a body. Raises ResponseError."""
-        version, status_text, *reason = self._head.start_line()
+        version, status_text, *reason = self._start_line()
         status = int(status_text)
-        head = ResponseHead(
-            status, reason[0] if reason else b"", _VERSIONS.get(version, ""), Headers(self._head.fields())
-        )
+        head = ResponseHead(status, reason[0] if reason else b"", _VERSIONS.get(version, ""), Headers(self._fields()))
         check_response(head)
         if request_method == "HEAD" or status in (204, 304) or status < 200:
             head.framing = Framing.NONE
