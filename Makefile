@@ -14,7 +14,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all lint format bench clean
+.PHONY: help run demo test test-all coverage lint format bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
@@ -31,6 +31,10 @@ test: $(VENV)/installed-all ## Run the tests
 
 test-all: $(VENV)/installed-all ## Run the tests, and the long ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+coverage: $(VENV)/installed-all ## Check that core, stages and settings are covered by their own tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --cov=proxy.core --cov=proxy.stages --cov=proxy.settings \
+	--cov-fail-under=95 tests/core tests/stages tests/settings tests/house/test_config.py
 
 lint: $(VENV)/installed-all ## Check style, types, the schema, the Dockerfile and docker-compose.yml
 	$(BIN)/ruff check .

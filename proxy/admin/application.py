@@ -54,7 +54,7 @@ class AdminServer:
         try:
             self._server.listen(port, host)
         except OSError as error:
-            error.filename = f"{host}:{port} (admin.port)"
+            error.filename = f"{host}:{port} (admin.port; SLUICE__ADMIN__ENABLED=false does without)"
             raise
 
     @property

@@ -32,7 +32,7 @@ def load_from(args: argparse.Namespace, environ: Mapping[str, str]) -> Loaded:
     for assignment in args.set:
         path, equals, value = assignment.partition("=")
         if not equals:
-            where = Origin(Kind.COMMAND_LINE, f"--set {path}")
+            where = Origin(Kind.COMMAND_LINE, "--set")
             raise ConfigError([Problem(where, "", "no value is given", "write --set PATH=VALUE")])
         overrides[path.strip()] = value
     # The short options last: they are the more explicit wish.

@@ -161,13 +161,20 @@ class Chain:
                     log.exception("on_complete failed in exchange %s", exchange.request_id)
 
     def verdicts(self, exchange: Exchange) -> list[tuple[str, str]]:
-        """(stage, verdict) for every stage this exchange reached: pass, deny or shadow_deny with the code."""
+        """(stage, verdict) for every stage this exchange reached.
+
+        ``pass``, or ``deny`` or ``shadow_deny`` with the code; at the stage where an exchange ended without that
+        stage's doing, ``stopped`` with the code of the gateway's own refusal, or ``unfinished``.
+        """
         if exchange.entered < 0:
             return []
         found = [(name, "pass") for name in self.names[: exchange.entered]]
         if exchange.entered < self._length:
-            reply = exchange.reply
-            found.append((self.names[exchange.entered], f"deny {reply.code}" if reply else "unfinished"))
+            if exchange.reply is not None:
+                verdict = f"deny {exchange.reply.code}"
+            else:
+                verdict = f"stopped {exchange.refused_with}" if exchange.refused_with else "unfinished"
+            found.append((self.names[exchange.entered], verdict))
         for name, reply in exchange.shadowed or ():
             found[self.names.index(name)] = (name, f"shadow_deny {reply.code}")
         return found

@@ -48,6 +48,7 @@ class Exchange:
         "method",
         "model",
         "peer_ip",
+        "refused_with",
         "reply",
         "request_id",
         "response_headers",
@@ -106,6 +107,7 @@ class Exchange:
         self.bytes_out = 0
         self.first_byte_s = 0.0
         self.aborted = ""  # "", "client" or "upstream": who ended it early
+        self.refused_with = ""  # the code of an answer of ours that no stage asked for
         # the chain
         self.step = 0
         self.entered = -1  # index of the stage it stands at; -1 = no chain was asked

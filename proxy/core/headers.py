@@ -38,6 +38,7 @@ FORWARDING = frozenset(
 )
 """Fields that tell where a request came from. They end here: OpenAI need not know our clients' addresses."""
 
+_ALWAYS_END_TO_END = frozenset({b"", b"authorization", b"content-type", b"content-encoding"})
 _NAMES_NOTHING = (b"keep-alive", b"close")
 REPLACED_IN_REQUESTS = HOP_BY_HOP | FORWARDING | {b"host", b"content-length", b"expect"}
 REPLACED_IN_RESPONSES = HOP_BY_HOP
@@ -103,8 +104,8 @@ def connection_named(headers: Headers) -> frozenset[bytes]:
     named: set[bytes] = set()
     for value in headers.get_all(b"connection"):
         named.update(token.strip().lower() for token in value.split(b","))
-    named.discard(b"")
-    return frozenset(named)
+    # These are end-to-end whatever a client says of them: without them a request would mean something else.
+    return frozenset(named - _ALWAYS_END_TO_END)
 
 
 def end_to_end(headers: Headers, replaced: frozenset[bytes]) -> list[Field]:

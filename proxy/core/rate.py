@@ -36,8 +36,13 @@ class Decision(NamedTuple):
     overflow: bool = False
 
 
-Remaining = tuple[int, float]
-"""How many requests a window still admits, and in how many seconds the next unit comes back."""
+class Remaining(NamedTuple):
+    """How many requests a window still admits, and in how many seconds the next unit comes back."""
+
+    window: Window
+    remaining: int
+    reset_s: float
+
 
 ALLOWED = Decision(True)
 
@@ -71,7 +76,7 @@ def remaining(ring: array[float], window: Window, now: float) -> Remaining:
     length = len(ring)
     begin = now - seconds
     if not length or ring[-1] <= begin:
-        return limit, 0.0
+        return Remaining(window, limit, 0.0)
     # Most rings hold nothing older than the longest window.
     first = 0 if ring[0] > begin else bisect_right(ring, begin)
-    return max(limit - length + first, 0), ring[first] - begin
+    return Remaining(window, max(limit - length + first, 0), ring[first] - begin)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import select
 import threading
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 
 from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange
@@ -116,6 +117,7 @@ class AccessLog:
         self._thread.join(timeout=2)
 
     def _write_all(self) -> None:
+        failing = False
         while True:
             batch = self._batches.get()
             if batch is None:
@@ -123,19 +125,18 @@ class AccessLog:
             try:
                 self._write(batch)
             except OSError as error:
-                log.error("the access log cannot be written: %s", error.strerror)
-                self._drain()
-                return
+                # A full disk may have room again: the next batch is tried like the first.
+                self.dropped += batch.count(b"\n")
+                if not failing:
+                    log.error("the access log cannot be written: %s", error.strerror)
+                failing = True
+            else:
+                failing = False
 
     def _write(self, batch: bytes) -> None:
         view = memoryview(batch)
         while view:
-            view = view[os.write(self._fd, view) :]
-
-    def _drain(self) -> None:
-        """The place to write to is gone: forget what is queued."""
-        try:
-            while True:
-                self._batches.get_nowait()
-        except Empty:
-            pass
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [])

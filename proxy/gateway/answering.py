@@ -104,6 +104,8 @@ class AnsweringDelegate(HTTPMessageDelegate):
         """Answer ourselves."""
         exchange = self.exchange
         exchange.status = reply.status
+        if exchange.reply is None:
+            exchange.refused_with = reply.code or ""
         content_type, body = self._plane.render(reply, exchange)
         self._answer(reply.status, [field(b"Content-Type", content_type), *reply.headers], body)
 

@@ -81,7 +81,7 @@ def parse(body: bytes, defaults: Defaults) -> ChatRequest:
     if not isinstance(fields, dict):
         raise Refused(invalid_request(NOT_AN_OBJECT))
     user = _text(fields, "user_content")
-    if not user:
+    if not user.strip():
         raise Refused(invalid_request(FIELD_REQUIRED, param="user_content", field="user_content"))
     system = _text(fields, "sys_content") or _text(fields, "system_content")
     earlier = _dialogue(fields, "continuous") or _dialogue(fields, "continuous_dialogue")
@@ -100,9 +100,18 @@ def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_text(value):
         raise _refused(FIELD_NOT_TEXT, name)
     return value
+
+
+def _is_text(value: str) -> bool:
+    """False for half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _max_tokens(fields: dict[str, Any], defaults: Defaults) -> int:
@@ -126,7 +135,7 @@ def _dialogue(fields: dict[str, Any], name: str) -> list[Turn]:
     for turn in value:
         role = turn.get("role") if isinstance(turn, dict) else None
         content = turn.get("content") if isinstance(turn, dict) else None
-        if not isinstance(role, str) or not isinstance(content, str):
+        if not isinstance(role, str) or not isinstance(content, str) or not _is_text(role + content):
             raise _refused(DIALOGUE_SHAPE, name)
         if role not in ROLES:
             raise _refused(DIALOGUE_ROLE, name, role=role[:_SHOWN])

@@ -10,7 +10,7 @@ import asyncio
 from asyncio import Future
 from typing import Protocol
 
-from proxy.core.errors import UpstreamError
+from proxy.core.errors import ProtocolError, UpstreamError
 from proxy.core.exchange import Exchange, UpstreamSent
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseHead
@@ -113,9 +113,8 @@ class Forward:
             if connection.is_closing:
                 self._queue += data
                 connection.abandon()
-                self._connection = None
-                self._is_retry = True
-                return self._dial_one()
+                self.on_upstream_error(ProtocolError("the connection ended before the request was sent"))
+                return self._waiting
             self._exchange.upstream_sent = UpstreamSent.UNKNOWN
         writable = connection.write(data)
         return None if writable.done() else writable

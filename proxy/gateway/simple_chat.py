@@ -37,6 +37,7 @@ class ChatDelegate(ExchangeDelegate):
         self._request: chat_contract.ChatRequest | None = None
         self._head: ResponseHead | None = None
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def _refusal(self, exchange: Exchange) -> Reply | None:
         if exchange.method != "POST":
@@ -91,7 +92,8 @@ class ChatDelegate(ExchangeDelegate):
     def on_answer_data(self, data: bytes) -> None:
         """Keep a piece of the upstream's body, up to a bound."""
         self._pieces.append(data)
-        if sum(map(len, self._pieces)) > MAX_ANSWER_BYTES:
+        self._size += len(data)
+        if self._size > MAX_ANSWER_BYTES:
             self._fail(ProtocolError("its answer is too large"))
 
     def on_answer_end(self) -> None:

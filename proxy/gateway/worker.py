@@ -116,8 +116,8 @@ def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
         worker: Worker | None = None
         try:
             worker = Worker(settings)
-            await worker.start()
             on_start(worker)
+            await worker.start()
         except OSError as error:
             where = error.filename or f"{settings.listen.host}:{settings.listen.port} (listen.port)"
             log.error("cannot use %s: %s", where, error.strerror or error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from proxy.core.rate import Decision, Remaining, Window, charge, decide, remaining
 from proxy.limits.store import Clock
@@ -52,13 +51,13 @@ class MemoryStore:
                 self._rings[subject] = ring
         return decision._replace(overflow=True) if overflow else decision
 
-    def remaining(self, subject: str, windows: tuple[Window, ...]) -> Sequence[Remaining]:
+    def remaining(self, subject: str, windows: tuple[Window, ...]) -> tuple[Remaining, ...]:
         """What each window has left for the subject, without charging."""
         now = self._clock()
         ring = self._rings.get(subject)
         if ring is None:
             ring = self._overflow
-        return [remaining(ring, window, now) for window in windows]
+        return tuple([remaining(ring, window, now) for window in windows])
 
     def _drop_expired(self, now: float) -> None:
         """Drop up to two expired subjects: each new one pays for its place, and nobody waits for a sweep."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from proxy.core.rate import Decision, Remaining, Window
@@ -18,6 +18,6 @@ class LimitStore(Protocol):
         """Admit one request and charge it in every window, or refuse it and charge nothing."""
         ...
 
-    def remaining(self, subject: str, windows: tuple[Window, ...]) -> Sequence[Remaining]:
+    def remaining(self, subject: str, windows: tuple[Window, ...]) -> tuple[Remaining, ...]:
         """What each window has left for the subject, without charging. May be empty if not known cheaply."""
         ...

@@ -104,7 +104,7 @@ class Exchange(HTTPMessageDelegate):
             entry.aborted = True
             return
         self._connection.set_close_callback(self._on_close)
-        self._task = asyncio.create_task(self._run(request))
+        self._task = asyncio.get_running_loop().create_task(self._run(request))
         self._plane.tasks.add(self._task)
         self._task.add_done_callback(self._plane.tasks.discard)
 

@@ -35,6 +35,10 @@ class LedgerHandler(web.RequestHandler):
         self.set_status(204)
 
 
+def _unix_time() -> float:
+    return time.time_ns() / 1e9
+
+
 class MockOpenAI:
     """A mock of OpenAI's API on a socket of its own.
 
@@ -48,7 +52,7 @@ class MockOpenAI:
         behaviour: Behaviour | None = None,
         *,
         ledger: Ledger | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = _unix_time,
     ) -> None:
         self.ledger = Ledger() if ledger is None else ledger
         self.files = FileShelf()

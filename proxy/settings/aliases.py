@@ -80,6 +80,8 @@ def apply_language(layers: Layers, environ: Mapping[str, str]) -> str:
     if not text.strip() or layers.has(LANGUAGE):
         return ""
     language = parse_language(text)
+    if language is None and text.partition(".")[0] in ("C", "POSIX"):
+        return ""  # the usual way of naming no language
     if language is None:
         return f"LANG={show(text)} is ignored: it names no language we have; answers are in en_US"
     layers.put_value(LANGUAGE, language, Origin(Kind.ENVIRONMENT, "LANG"))

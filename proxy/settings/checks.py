@@ -75,8 +75,8 @@ def is_everything(network: str) -> bool:
 
 def guards(settings: Settings) -> bool:
     """Whether strangers are kept away: by an allowlist in the chain, or by a listener only this machine reaches."""
-    if is_loopback(settings.listen.host):
-        return True
+    if is_loopback(settings.listen.host) and not settings.trusted_proxies:
+        return True  # with a proxy in front, loopback is where strangers come from
     if any(map(is_everything, settings.trusted_proxies)):
         return False  # an address anybody can claim keeps nobody away
     configs = [settings.stages[name] for name in settings.chain if name in settings.stages]
@@ -118,8 +118,8 @@ def _check_authorities(layers: Layers, settings: Settings) -> None:
             continue
         try:
             ssl.create_default_context(cafile=config.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror or "it holds no certificate in PEM form"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no certificate in PEM form"
             layers.complain(path, f"cannot be used: {show(reason)}", "name a readable PEM file of authorities")
 
 

@@ -119,7 +119,8 @@ class Limit(Stage):
         headers.fields.append(self._policy)
         if left:
             items = [
-                b'"%b";r=%d;t=%d' % (name, rest, ceil(t)) for name, (rest, t) in zip(self._names, left, strict=True)
+                b'"%b";r=%d;t=%d' % (name, rest, ceil(reset_s))
+                for name, (_, rest, reset_s) in zip(self._names, left, strict=True)
             ]
             headers.add(b"RateLimit", b", ".join(items))
 

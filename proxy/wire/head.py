@@ -26,20 +26,28 @@ _BLANK_LINE = (b"\r", b"\n")
 _HEAD_END = b"\r\n\r\n"
 
 
+class _End:
+    """Notes that httptools has seen the end of a head. Apart, so that no two objects keep each other alive."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self) -> None:
+        self.reached = False
+
+    def on_headers_complete(self) -> None:
+        self.reached = True
+
+
 class _HeadParser:
     """Collects exactly one head and has it checked, however its bytes are cut."""
 
-    __slots__ = ("_data", "_ended", "_feed_parser", "_max_bytes")
+    __slots__ = ("_data", "_end", "_feed_parser", "_max_bytes")
 
     def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser], max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._data = b""
-        self._ended = False
-        self._feed_parser = kind(self).feed_data
-
-    def on_headers_complete(self) -> None:
-        """httptools has seen the end of the head."""
-        self._ended = True
+        self._end = _End()
+        self._feed_parser = kind(self._end).feed_data
 
     def _take(self, data: bytes) -> int:
         """The offset behind the head's end, or -1.
@@ -67,13 +75,9 @@ class _HeadParser:
         except HttpParserUpgrade:
             # It stops behind such a head, which is where we stop anyway.
             pass
-        if self._ended != (found >= 0):
+        if self._end.reached != (found >= 0):
             raise ValueError
-        # A finished parser is let go of, so that the two do not keep each other alive.
-        if found < 0:
-            return -1
-        del self._feed_parser
-        return end - seen
+        return -1 if found < 0 else end - seen
 
     def _start_line(self) -> list[bytes]:
         """The words of the first line, as far as it is known."""

@@ -140,7 +140,7 @@ def test_a_port_already_taken_is_69() -> None:
     assert refused.returncode == 69
     assert f"127.0.0.1:{port} (listen.port)" in refused.stderr
     assert admin.returncode == 69
-    assert f"127.0.0.1:{port} (admin.port)" in admin.stderr
+    assert f"127.0.0.1:{port} (admin.port; " in admin.stderr
 
 
 def test_an_access_log_that_cannot_be_opened_is_69(tmp_path: Path) -> None:

@@ -222,11 +222,17 @@ class TestJson:
     def test_a_byte_order_mark_does_not_matter(self) -> None:
         assert parse(b'\xef\xbb\xbf{"user_content": "Why?"}', DEFAULTS) == parsed()
 
-    def test_lone_surrogates_arrive_as_question_marks(self) -> None:
-        request = parse(rb'{"user_content": "a\ud800b", "model": "m\udfff"}', DEFAULTS)
-        sent = json.loads(upstream_body(request, DEFAULTS, is_openai=True))
-        assert sent["messages"] == [user("a?b")]
-        assert sent["model"] == "m?"
+    @pytest.mark.parametrize("name", ["user_content", "sys_content", "model", "api_key"])
+    def test_half_of_a_surrogate_pair_is_no_text(self, name: str) -> None:
+        body = json.dumps({"user_content": "q", name: "a\ud800b"}).encode()
+        _, reply = either(body)
+        assert reply is not None
+        assert (reply.status, reply.param) == (400, name)
+
+    def test_blank_content_is_no_content(self) -> None:
+        _, reply = either(b'{"user_content": " \\n "}')
+        assert reply is not None
+        assert (reply.status, reply.param) == (400, "user_content")
 
     @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))))
     def test_any_bytes_are_taken_or_refused_with_a_400(self, body: bytes) -> None:

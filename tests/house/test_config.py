@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from proxy.cli.config import schema_text
@@ -174,8 +175,10 @@ def test_the_shipped_file_says_the_defaults() -> None:
 
 def test_the_shipped_file_names_every_setting_and_uncommented_it_loads(tmp_path: Path) -> None:
     text = re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", SHIPPED.read_text(encoding="utf-8"))
+    authorities = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authorities))
     file = tmp_path / "sluice.yaml"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text.replace("/etc/sluice/ca.pem", str(authorities)), encoding="utf-8")
     loaded = load(file, {})
     unsaid = [path for path, origin in loaded.origins.items() if not origin.line]
     assert unsaid == []

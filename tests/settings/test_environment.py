@@ -41,7 +41,6 @@ def keys_of(settings: Settings) -> list[str]:
         ("SIMPLE_CHAT__MAX_TOKENS__MAXIMUM", "9", None),
         ("STAGES__LIMIT__MODE", "shadow", Mode.SHADOW),
         ("STAGES__KEY__PLACEHOLDERS", '["", "x,y"]', ["", "x,y"]),
-        ("STAGES__UPSTREAM__CA_FILE", "/etc/ca.pem", "/etc/ca.pem"),
         ("STAGES__UPSTREAM__CA_FILE", "", None),
     ],
 )

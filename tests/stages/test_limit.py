@@ -142,8 +142,8 @@ class TestVerdicts:
                 Sentence(messages.TRY_AGAIN, {"count": 1}),
             ),
             headers=(
-                (b"retry-after", b"Retry-After", b"1"),
-                (b"retry-after-ms", b"Retry-After-Ms", b"1000"),
+                (b"retry-after", b"Retry-After: 1\r\n", b"1"),
+                (b"retry-after-ms", b"Retry-After-Ms: 1000\r\n", b"1000"),
             ),
         )
         for expected in (None, None):

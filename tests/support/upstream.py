@@ -128,7 +128,7 @@ class FakeUpstream:
             received = Received(number, method, target, pairs, b"")
             if self.early is not None:
                 await self.early(received, wire)
-                if wire.is_closed:
+                if wire.closed:
                     return
             await self._read_body(received, wire.reader)
             self.ledger.append(received)
