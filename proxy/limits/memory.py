@@ -1,6 +1,6 @@
 """The limit store in this process's memory: exact for one worker, forgotten when it stops.
 
-An `OrderedDict` of rings: measured at well under a microsecond a decision, against four to five for a
+An `OrderedDict` of rings: a whole decision was measured at 1.6 µs, against 4 µs for one read and write of a
 `cachetools.TTLCache`, which would also evict the least recently used subject when full, and so reset
 somebody's limit. Here only expired subjects are ever dropped.
 """

@@ -1,7 +1,8 @@
 """Message heads: httptools checks them, however their bytes are cut; then they are taken apart and pass the gate.
 
-httptools gets no callback for lines: it checks every byte, and once it has accepted the head its lines can be
-had by a plain split, which keeps each as it came and costs half of what a call per line would.
+httptools gets no callback for lines: it checks every byte, and once it has accepted the head its lines are had by a
+plain split, which keeps each as it came. Measured on a head of 14 lines, reading costs 3.6 µs more than with a call
+per line, and writing the lines out again 2.2 µs less: fidelity is the reason, not speed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class _HeadParser:
         if end > self._max_bytes:
             raise OverflowError
         self._data = whole if end == length else whole[:end]
-        try:  # noqa: SIM105 - a context manager would cost half of what the parser does
+        try:  # noqa: SIM105 - suppress() costs half a microsecond, twice a request
             self._feed_parser(data if end == length else data[: end - seen])
         except HttpParserUpgrade:
             # It stops behind such a head, which is where we stop anyway.

@@ -11,6 +11,9 @@ import pytest
 import requests
 from tornado.ioloop import IOLoop
 
+from proxy.core.chain import Chain
+from proxy.core.exchange import Exchange
+from proxy.gateway.plane import DataPlane
 from tests.support.raw import Answer, RawClient, request
 from tests.support.upstream import FakeUpstream, Received, Wire
 
@@ -365,3 +368,26 @@ async def test_both_published_kinds_of_client_work_unchanged(
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert sent(upstream)["model"] == "gpt-4.1"
     assert sent(upstream)["max_tokens"] == 3000
+
+
+class Verdicts:
+    """In the place of an access log: the verdicts of each exchange that ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, str]] = []
+
+    def add(self, exchange: Exchange, chain: Chain, now_s: float) -> None:
+        """Note one."""
+        self.seen.append(dict(chain.verdicts(exchange)))
+
+
+@pytest.mark.gen_test
+async def test_what_the_contract_refuses_is_not_blamed_on_a_stage(port: int, plane: DataPlane) -> None:
+    log = Verdicts()
+    plane.access_log = log  # type: ignore[assignment]  # the part of it that the plane uses
+    await ask(port, b"{")
+    await ask(port, {"user_content": "q"})
+    assert log.seen == [
+        {"ip_allowlist": "pass", "limit": "pass", "key": "stopped invalid_request"},
+        {"ip_allowlist": "pass", "limit": "pass", "key": "deny missing_api_key"},
+    ]
