@@ -22,7 +22,7 @@ from proxy.settings.aliases import ALIASES, OPENAI_API_KEY
 from proxy.settings.environment import FILE, OPTIONS
 from proxy.settings.load import PLACES, VARIABLE
 from proxy.settings.problems import Path, dotted
-from proxy.settings.shape import Leaf, section_model, variable
+from proxy.settings.shape import LISTEN, Leaf, section_model, variable
 from proxy.stages import CONFIGS, StageConfig
 
 ROOT = FilePath(__file__).resolve().parents[1]
@@ -68,11 +68,30 @@ A short name that is empty counts as not set, except `IP_ALLOWLIST`, for which t
 
 _AFTER_SHORT_NAMES = """\
 `OPENAI_API_KEY` is often set for the sake of other programs. It becomes a server key only if no other is set and
-strangers are kept away: by an allowlist in the chain that does not hold everybody, or by a listener on loopback.
-Otherwise it is ignored, and start-up says so.
+strangers are kept away: by an allowlist in the chain that does not hold everybody, or, without trusted proxies, by
+listeners that are all on loopback or a unix socket or ask for a client certificate. Otherwise it is ignored, and
+start-up says so.
 
 `LANG` counts only if nothing else sets `language`. `zh_CN.UTF-8`, `zh` and `ru` are understood; `C`, `POSIX` and
 languages Sluice does not have are ignored, and start-up says so.
+"""
+
+_LISTENERS = """\
+`listen` holds one listener, or a list of them. In a list each entry has these settings, and its variables and paths
+hold its number, from 0: `SLUICE__LISTEN__1__PORT`, `--set listen.1.port=8443`. There is no one host or port then:
+`PORT`, `SLUICE__LISTEN__PORT` and `--port` are errors beside a list. `SLUICE__LISTEN` sets the whole list, in JSON,
+in place of whatever the file says:
+
+```yaml
+listen:
+  - {host: 127.0.0.1, port: 5000}
+  - {host: "::1", port: 5000}
+  - {unix: /run/sluice/sluice.sock, mode: "0660"}
+```
+
+A listener has either a host and a port or a unix socket. The files of `listen.tls` are read at start, where a
+mistake in them is an error, and again when they change. With `proxy_protocol: required` a connection without a
+valid header of a trusted proxy is closed; the header is never merely optional.
 """
 
 _STAGES = """\
@@ -114,6 +133,8 @@ def reference() -> str:
         parts.append(f"## {dotted(section)}\n")
         parts.append(f"{_about(section)}\n")
         parts.append(_settings_table([(path, field) for path, field in leaves if path[:-1] == section]))
+        if section == LISTEN:
+            parts.append(_LISTENERS)
     parts.append(_STAGES)
     for name, config in CONFIGS.items():
         parts.append(f"### {name}\n")
@@ -208,6 +229,8 @@ def _type_name(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "not set"

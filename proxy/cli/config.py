@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, SecretStr
 
 from proxy.cli.options import add_config_options, load_from
-from proxy.settings import Loaded, Origin, json_schema
+from proxy.settings import Listen, Loaded, Origin, json_schema
 from proxy.settings.plain import Surprise, plain
+from proxy.settings.problems import DEFAULT, dotted
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
     Path = tuple[str | int, ...]
+    _Tree = dict[str | int, "_Tree"]
 
 _LONG_ENOUGH = 20
 _COLUMN = 40
@@ -52,15 +54,15 @@ def schema_text() -> str:
 
 def as_yaml(loaded: Loaded) -> str:
     """A file that says the same, each value followed by its origin; what is not set is commented out."""
-    lines = [f"# {notice}" for notice in loaded.notices]
-    above: Path = ()
+    tree: _Tree = {}
     # A stage's leaves follow each other, but the sections of the file are not all in one piece.
     for path in sorted(loaded.leaves, key=lambda path: _place(loaded, path)):
-        new = [depth for depth in range(len(path) - 1) if path[: depth + 1] != above[: depth + 1]]
-        lines.extend(f"{'  ' * depth}{_key(path[depth])}:" for depth in new)
-        above = path[:-1]
-        lines.append(_line(loaded, path))
-    return "\n".join(lines)
+        place = tree
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = {}
+    lines = [f"{text:<{_COLUMN}}  # {origin}" if origin else text for text, origin in _lines(loaded, tree, ())]
+    return "\n".join([*(f"# {notice}" for notice in loaded.notices), *lines])
 
 
 def as_json(loaded: Loaded) -> str:
@@ -96,11 +98,39 @@ def _place(loaded: Loaded, path: Path) -> tuple[int, ...]:
     return (fields.index(str(path[0])),)
 
 
+def _lines(loaded: Loaded, tree: _Tree, above: Path) -> Iterator[tuple[str, str]]:
+    """(text, origin) of every line of a section; the entries of a list begin with a dash."""
+    for part, below in tree.items():
+        path = (*above, part)
+        if not below or _found(loaded, path) is None:
+            if _applies(loaded, path):
+                yield _line(loaded, path)
+            continue
+        if isinstance(part, str):
+            yield f"{_key(part)}:", ""
+        dash = "  " if isinstance(part, str) else "- "
+        for text, origin in _lines(loaded, below, path):
+            yield dash + text, origin
+            dash = "  "
+
+
+def _applies(loaded: Loaded, path: Path) -> bool:
+    """A listener on a unix socket has neither host nor port."""
+    listen = _found(loaded, path[:-1])
+    return not isinstance(listen, Listen) or listen.unix is None or path[-1] not in ("host", "port")
+
+
 def _value(loaded: Loaded, path: Path) -> object:
+    return _plain(_found(loaded, path)) if _applies(loaded, path) else None
+
+
+def _found(loaded: Loaded, path: Path) -> object:
+    """What the settings hold at the path; None within a section that is not there."""
     value: object = loaded.settings
     for part in path:
-        value = value[part] if isinstance(value, dict) else getattr(value, str(part))
-    return _plain(value)
+        if value is not None:
+            value = value[part] if isinstance(value, dict | list) else getattr(value, str(part))  # type: ignore[index]
+    return value
 
 
 def _plain(value: object) -> object:
@@ -112,18 +142,17 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
 
 
-def _line(loaded: Loaded, path: Path) -> str:
+def _line(loaded: Loaded, path: Path) -> tuple[str, str]:
     value = _value(loaded, path)
-    origin = loaded.origins[".".join(str(part) for part in path)]
-    indent = "  " * (len(path) - 1)
-    start = f"{indent}# {path[-1]}: not set" if value is None else f"{indent}{path[-1]}: {_scalar(value)}"
-    return f"{start:<{_COLUMN}}  # {origin}"
+    # A section that is not there has no origin of its own.
+    origin = loaded.origins.get(dotted(path), DEFAULT)
+    return f"# {path[-1]}: not set" if value is None else f"{path[-1]}: {_scalar(value)}", str(origin)
 
 
-def _key(name: str | int) -> str:
+def _key(name: str) -> str:
     """A stage may well be called ``on``, which is no text without quotes."""
     try:
-        return str(name) if plain(str(name)) == name else _scalar(name)
+        return name if plain(name) == name else _scalar(name)
     except Surprise:
         return _scalar(name)
 

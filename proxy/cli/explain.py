@@ -10,7 +10,14 @@ from collections.abc import Awaitable, Iterator, Mapping
 
 from proxy.cli.config import shown_values
 from proxy.cli.options import add_config_options, load_from
-from proxy.core.address import client_address, normalise_peer, parse_address, parse_network
+from proxy.core.address import (
+    CLIENT_IP_HEADERS,
+    UNIX,
+    TrustedProxies,
+    client_resolver,
+    normalise_peer,
+    parse_address,
+)
 from proxy.core.catalogue import Catalogue, find_locales
 from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange, Route
@@ -40,7 +47,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--header", action="append", default=[], metavar="'NAME: VALUE'", help="a request header; may be repeated"
     )
     parser.add_argument(
-        "--client-ip", default="127.0.0.1", metavar="IP", help="the socket's peer (default %(default)s)"
+        "--client-ip", default="127.0.0.1", metavar="IP", help="the socket's peer, or unix (default %(default)s)"
     )
     parser.add_argument("--body", default="", help="the request body, which only the chat route looks into")
     parser.set_defaults(run=run)
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return asyncio.run(_walk(exchange, args.body.encode("utf-8"), loaded))
 
 
+_SPELLED = {"x-forwarded-for": "X-Forwarded-For", "forwarded": "Forwarded", "cf-connecting-ip": "CF-Connecting-IP"}
 _LOCAL = {
     Destination.HEALTHZ: "200, the process is alive",
     Destination.READYZ: "200 while the gateway takes new work, else 503",
@@ -84,31 +92,38 @@ def _exchange(args: argparse.Namespace, settings: Settings) -> Exchange:
         pairs.append((name.strip(), value.strip()))
     if not args.path.startswith("/") or not args.path.isascii():
         raise ValueError(f"--path {args.path!r}: a path begins with / and holds ASCII characters only")
-    parse_address(args.client_ip)
+    if args.client_ip != UNIX:
+        parse_address(args.client_ip)
     headers = Headers.from_pairs(pairs)
     target = args.path.encode("ascii")
     peer_ip = normalise_peer(args.client_ip)
-    trusted = tuple(parse_network(entry) for entry in settings.trusted_proxies)
+    resolve = client_resolver(settings.client_ip_header, TrustedProxies.parse(settings.trusted_proxies))
     is_chat = Routes(settings.simple_chat.route).destination(target) is Destination.CHAT
     return Exchange(
         method=args.method.upper(),
         target=target,
         headers=headers,
         peer_ip=peer_ip,
-        client_ip=client_address(peer_ip, headers.get_all(b"x-forwarded-for"), trusted),
+        client_ip=resolve(peer_ip, headers)[0],
         route=Route.CHAT if is_chat else Route.API,
     )
 
 
 def _address_lines(exchange: Exchange, loaded: Loaded) -> Iterator[str]:
     origin = loaded.origins.get("trusted_proxies")
-    forwarded = exchange.headers.get(b"x-forwarded-for")
+    counting = loaded.settings.client_ip_header
+    # One that does not count is told of too: whoever sends it expects it to.
+    sent = [name for name in (counting, *CLIENT_IP_HEADERS) if exchange.headers.get(name.encode("ascii")) is not None]
+    shown = _SPELLED[sent[0]] if sent else ""
     if exchange.client_ip != exchange.peer_ip:
         yield f"  from {exchange.client_ip}: the peer {exchange.peer_ip} is a trusted proxy ({origin})"
-    elif forwarded is not None:
-        yield f"  from {exchange.peer_ip}: its X-Forwarded-For counts for nothing (trusted_proxies: {origin})"
-    else:
+    elif not sent:
         yield f"  from {exchange.peer_ip}"
+    elif sent[0] == counting:
+        yield f"  from {exchange.peer_ip}: its {shown} counts for nothing (trusted_proxies: {origin})"
+    else:
+        why = f"client_ip_header = {counting}: {loaded.origins.get('client_ip_header')}"
+        yield f"  from {exchange.peer_ip}: its {shown} counts for nothing ({why})"
 
 
 async def _walk(exchange: Exchange, body: bytes, loaded: Loaded) -> int:

@@ -22,8 +22,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="one setting, like stages.limit.hour=50; may be repeated",
     )
-    parser.add_argument("--host", help="address or name to listen on (listen.host)")
-    parser.add_argument("--port", help="port to listen on, 0 for any free one (listen.port)")
+    parser.add_argument("--host", help="address or name to listen on (listen.host); not with a list of listeners")
+    parser.add_argument("--port", help="port to listen on, 0 for any free one (listen.port); not with a list")
 
 
 def load_from(args: argparse.Namespace, environ: Mapping[str, str]) -> Loaded:

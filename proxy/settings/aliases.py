@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from proxy.core.catalogue import parse_language
-from proxy.settings.environment import FILE, put_file
+from proxy.settings.environment import FILE, put_file, refuse_in_list
 from proxy.settings.layers import Layers
 from proxy.settings.problems import Kind, Origin, Path, show
 
@@ -58,8 +58,9 @@ def apply_alias(layers: Layers, alias: Alias, environ: Mapping[str, str]) -> boo
     leaf = layers.leaves.get(alias.path)
     if text is None and not file:
         return False
-    # A stage of this name but another type has no such setting; then the name has no effect, and start-up says so.
     if leaf is None:
+        # A stage of this name but another type has no such setting; then the name has no effect, which start-up says.
+        refuse_in_list(layers, alias.path, Origin(Kind.ENVIRONMENT, alias.name), alias.name)
         return True
     if text is not None and file:
         origin = Origin(Kind.ENVIRONMENT, name_file)

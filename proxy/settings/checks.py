@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 
-from proxy.core.address import contains, parse_address, parse_network
 from proxy.core.chain import check_order
 from proxy.core.origin import Origin as UpstreamOrigin
 from proxy.core.rate import ALLOWED, Decision, Remaining, Window
 from proxy.core.stage import Mode, Stage
 from proxy.settings.layers import Layers
+from proxy.settings.listen import Listen
+from proxy.settings.listeners import check_listeners, is_loopback, is_within_reach, placed
 from proxy.settings.model import Settings
 from proxy.settings.problems import Path, did_you_mean, dotted, show
 from proxy.stages import Services, build
 from proxy.stages.ip_allowlist import IPAllowlistConfig
 from proxy.stages.upstream import UpstreamConfig
 
-LOOPBACK = tuple(parse_network(network) for network in ("127.0.0.0/8", "::1"))
 _WILDCARDS = frozenset({"0.0.0.0", "::", "0:0:0:0:0:0:0:0"})
 
 
@@ -38,17 +39,8 @@ def check(layers: Layers, settings: Settings) -> None:
     _check_chain(layers, settings)
     _check_upstreams(layers, settings)
     _check_authorities(layers, settings)
+    check_listeners(layers, settings)
     _check_admin(layers, settings)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    if host.casefold().removesuffix(".") == "localhost":
-        return True
-    try:
-        return contains(LOOPBACK, parse_address(host)) is not None
-    except ValueError:
-        return False
 
 
 def overlap(bound: str, host: str) -> bool:
@@ -74,8 +66,8 @@ def is_everything(network: str) -> bool:
 
 
 def guards(settings: Settings) -> bool:
-    """Whether strangers are kept away: by an allowlist in the chain, or by a listener only this machine reaches."""
-    if is_loopback(settings.listen.host) and not settings.trusted_proxies:
+    """Whether strangers are kept away: by an allowlist in the chain, or because no listener is within their reach."""
+    if not any(map(is_within_reach, settings.listeners)) and not settings.trusted_proxies:
         return True  # with a proxy in front, loopback is where strangers come from
     if any(map(is_everything, settings.trusted_proxies)):
         return False  # an address anybody can claim keeps nobody away
@@ -124,32 +116,38 @@ def _check_authorities(layers: Layers, settings: Settings) -> None:
 
 
 def _check_upstreams(layers: Layers, settings: Settings) -> None:
-    listen = settings.listen
-    if listen.port == 0 or layers.is_doubtful(("listen", "port")) or layers.is_doubtful(("listen", "host")):
-        return
     for name, config in settings.stages.items():
         path: Path = ("stages", name, "base_url")
         if not isinstance(config, UpstreamConfig) or layers.is_doubtful(path):
             continue
         origin, _, _ = UpstreamOrigin.of(config.base_url)
-        if origin.port == listen.port and overlap(listen.host, origin.host):
+        hosts = [listen.host for _, listen in _bound(layers, settings) if listen.port == origin.port]
+        if any(overlap(host, origin.host) for host in hosts):
             layers.complain(
                 path, "leads to this gateway's own listener", "name the server that requests should go to"
             )
 
 
 def _check_admin(layers: Layers, settings: Settings) -> None:
-    admin, listen = settings.admin, settings.listen
-    if not admin.enabled or admin.port == 0 or admin.port != listen.port:
+    admin = settings.admin
+    if not admin.enabled or layers.is_doubtful(("admin",)):
         return
-    if any(layers.is_doubtful(path) for path in (("listen",), ("admin",))):
-        return
-    if _collide(admin.host, listen.host):
-        # The one that somebody wrote is the one to change.
-        mine, other = ("admin", "port"), ("listen", "port")
-        if not layers.has(mine):
-            mine, other = other, mine
-        layers.complain(mine, f"is the same as {dotted(other)}, {admin.port}", "choose another")
+    for path, listen in _bound(layers, settings):
+        if admin.port == listen.port and _collide(admin.host, listen.host):
+            # The one that somebody wrote is the one to change.
+            mine: Path = ("admin", "port")
+            other: Path = (*path, "port")
+            if not layers.has(mine):
+                mine, other = other, mine
+            layers.complain(mine, f"is the same as {dotted(other)}, {admin.port}", "choose another")
+
+
+def _bound(layers: Layers, settings: Settings) -> Iterator[tuple[Path, Listen]]:
+    """The listeners whose port is known, with their paths."""
+    for path, listen in placed(settings):
+        known = not any(layers.is_doubtful((*path, name)) for name in ("host", "port", "unix"))
+        if known and listen.unix is None and listen.port != 0:
+            yield path, listen
 
 
 def _collide(one: str, other: str) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from proxy.settings.listen import MOST_LISTENERS
 from proxy.settings.problems import DEFAULT, MOST_PROBLEMS, ConfigError, Origin, Path, Problem, dotted
-from proxy.settings.shape import Leaf, StageTypes, leaves, sections
-from proxy.settings.values import Untyped, typed
+from proxy.settings.shape import LISTEN, Leaf, StageTypes, is_optional, leaves, sections
+from proxy.settings.values import Untyped, read_json, typed
 from proxy.settings.yaml_source import UNUSABLE, Document
 from proxy.stages import CONFIGS, StageConfig
 
@@ -27,12 +28,19 @@ class Layers:
         self.stage_types: StageTypes = {}
         self.leaves: Mapping[Path, Leaf] = {}
         self.sections: set[Path] = set()
+        self.known: set[Path] = set()
+        """Leaves and sections, those of one listener included even where there is a list: what names can mean."""
 
-    def settle_stages(self, added: Mapping[str, str]) -> None:
-        """Find out which stages there are and of which type; ``added`` holds types given outside the file."""
+    def settle(self, added: Mapping[str, str]) -> None:
+        """Find out which settings there are: listeners, and stages with their types.
+
+        ``added`` holds types of stages given outside the file.
+        """
         self.stage_types = _stage_types(self.values.get("stages"), added)
-        self.leaves = leaves(self.stage_types)
+        self.leaves = leaves(self.stage_types, self._listeners())
         self.sections = sections(self.leaves)
+        one = leaves(self.stage_types)
+        self.known = {*self.leaves, *self.sections, *one, *sections(one)}
         for section in sorted(self.sections, key=len):
             self._fill_section(section)
         for leaf in self.leaves.values():
@@ -51,8 +59,9 @@ class Layers:
         """Write a value over a leaf, and note where it came from."""
         place: object = self.values
         for part in path[:-1]:
-            if isinstance(place, dict):
-                place = place.setdefault(part, {})
+            if isinstance(place, dict) and place.get(str(part)) is None:
+                place[part] = {}
+            place = _look(place, (part,))
         # Where a section should be there may be anything; then the model complains about that.
         if isinstance(place, dict):
             place[path[-1]] = value
@@ -81,11 +90,11 @@ class Layers:
             below = [origin for other, origin in self._origins.items() if other[: len(path)] == path]
             if below:
                 return max(below)
-        for length in range(len(path), 0, -1):
-            origin = self._origins.get(path[:length]) or self.document.origin(path[:length], key=key)
-            if origin is not None:
-                return origin
-        return DEFAULT
+        above = [path[:length] for length in range(len(path), 0, -1)]
+        # A list from a stronger layer hides the whole list of the file.
+        found = [self._origins.get(place) for place in above]
+        found += [self.document.origin(place, key=key) for place in above]
+        return next((origin for origin in found if origin is not None), DEFAULT)
 
     def complain(
         self, path: Path, message: str, hint: str = "", *, origin: Origin | None = None, key: bool = False
@@ -109,12 +118,31 @@ class Layers:
             if value is UNUSABLE:
                 self.unusable.add((*path, key))
             else:
-                kept[key] = self._pruned(value, (*path, key)) if isinstance(value, dict) else value
+                kept[key] = self._pruned_value(value, (*path, key))
         return kept
+
+    def _pruned_value(self, value: object, path: Path) -> object:
+        if isinstance(value, dict):
+            return self._pruned(value, path)
+        if isinstance(value, list):
+            return [self._pruned_value(item, (*path, index)) for index, item in enumerate(value)]
+        return value
+
+    def _listeners(self) -> int | None:
+        """How many entries ``listen`` has, if it is a list. A variable may stand for one, in JSON."""
+        given = self.get(LISTEN)
+        if isinstance(given, Untyped) and given.lstrip().startswith("["):
+            try:
+                given = self.values[LISTEN[0]] = read_json(given, "list")
+            except ValueError as error:
+                self.complain(LISTEN, str(error))
+                given = self.values.pop(LISTEN[0])
+        # Of more there is a complaint, and no need for their settings.
+        return min(len(given), MOST_LISTENERS) if isinstance(given, list) else None
 
     def _fill_section(self, path: Path) -> None:
         """A section with nothing in it, ``limit:``, is one in which everything is a default."""
-        if path and self.has(path) and self.get(path) is None:
+        if path and self.has(path) and self.get(path) is None and not is_optional(path):
             parent = self.get(path[:-1])
             assert isinstance(parent, dict)
             parent[path[-1]] = {}
@@ -143,7 +171,10 @@ class Layers:
 
 def _look(place: object, path: Path) -> object:
     for part in path:
-        place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, list) and isinstance(part, int):
+            place = place[part] if 0 <= part < len(place) else None
+        else:
+            place = place.get(part) if isinstance(place, dict) else None
     return place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 
 from proxy.settings.aliases import OPENAI_API_KEY, SERVER_KEYS, apply_alias, apply_aliases, apply_language
 from proxy.settings.checks import check, guards
-from proxy.settings.environment import added_stages, apply_environment, apply_overrides
+from proxy.settings.environment import added_stages, apply_environment, apply_lists, apply_overrides
 from proxy.settings.layers import Layers
 from proxy.settings.model import Settings
 from proxy.settings.notices import notices
@@ -113,7 +113,8 @@ class _Layered:
     ) -> None:
         self.notices: list[str] = []
         self.layers = layers = Layers(document)
-        layers.settle_stages(added_stages(environ, overrides))
+        apply_lists(layers, environ, overrides)
+        layers.settle(added_stages(environ, overrides))
         self.short_names = apply_aliases(layers, environ)
         apply_environment(layers, environ)
         apply_overrides(layers, overrides)

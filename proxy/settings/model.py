@@ -8,48 +8,23 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from proxy.core.address import parse_address, parse_network
+from proxy.core.address import UNIX, parse_network
 from proxy.core.catalogue import LANGUAGES, parse_language
+from proxy.settings.listen import MOST_LISTENERS, Listen
+from proxy.settings.section import A_DAY_S, Port, Section, Timeout, check_host
 from proxy.stages import CONFIGS, StageConfig
 
 _RESERVED_ROUTES = ("v1", "healthz", "readyz")
 # RFC 3986 section 3.3 without percent-encoding: a route is compared with the bytes of the target as they came.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+\Z")
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\Z")
-_A_DAY_S = 86_400.0
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Timeout = Annotated[float, Field(gt=0, le=_A_DAY_S)]
+_LEAST_MEMORY_BYTES = 67_108_864
 
 
-class Section(BaseModel):
-    """A mapping in the file. Unknown keys are errors, and nothing is converted: ``"5"`` is no number."""
+class Downstream(Section):
+    """How much the gateway reads from a client, and how long it waits for one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def check_host(host: str) -> str:
-    """An address or a host name a listener can be bound to. Raises ValueError."""
-    if host == "*":
-        raise ValueError('"*" is no address; write 0.0.0.0 for IPv4, or "::" for IPv6')
-    if host.startswith("["):
-        raise ValueError('write the address without brackets, like "::1"')
-    labels = host.removesuffix(".").split(".")
-    # A last label that begins with a digit is an address, or a shortened or octal form of one (RFC 3696 section 2).
-    if ":" in host or labels[-1][:1].isdigit():
-        parse_address(host)
-    elif len(host) > 253 or not all(_LABEL.match(label) for label in labels):
-        raise ValueError("write an IP address, or a host name such as localhost")
-    return host
-
-
-class Listen(Section):
-    """Where clients reach the gateway, and how much and how long it reads."""
-
-    host: str = Field(default="0.0.0.0", description="Address or name to listen on; 0.0.0.0 = every IPv4 address.")
-    port: Port = Field(default=5000, description="TCP port; 0 = any free one.")
     max_header_bytes: int = Field(
         default=65_536, ge=1024, le=1_048_576, description="Largest request head, in bytes."
     )
@@ -65,8 +40,47 @@ class Listen(Section):
     keep_alive_timeout_s: Timeout = Field(
         default=75.0, description="How long an idle client connection is kept open, in seconds."
     )
+    write_timeout_s: Timeout = Field(
+        default=60.0,
+        description="Longest time in which a client takes nothing of an answer that waits for it, in seconds.",
+    )
 
-    _host = field_validator("host")(check_host)
+
+class Overload(Section):
+    """When new work is refused, so that what is under way can end well."""
+
+    max_connections: int = Field(
+        default=0,
+        ge=0,
+        description="Client connections served at once; 0 = as many as the limit of open files allows.",
+    )
+    max_in_flight: int = Field(default=0, ge=0, description="Exchanges under way at once; 0 = no cap.")
+    max_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Resident memory: from 95 % of it on, new requests are refused; 0 = no cap, else ≥ 64 MiB.",
+    )
+
+    @field_validator("max_memory_bytes")
+    @classmethod
+    def _enough(cls, size: int) -> int:
+        if 0 < size < _LEAST_MEMORY_BYTES:
+            raise ValueError(f"write at least {_LEAST_MEMORY_BYTES} (64 MiB), or 0 for no cap")
+        return size
+
+
+class Drain(Section):
+    """How the gateway stops: what is under way may end, new work goes elsewhere."""
+
+    delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=A_DAY_S,
+        description="Seconds in which it says it is not ready, but still accepts; for balancers to notice.",
+    )
+    timeout_s: float = Field(
+        default=660.0, ge=0, le=A_DAY_S, description="How long running exchanges may take after that, in seconds."
+    )
 
 
 class Admin(Section):
@@ -140,13 +154,22 @@ class Settings(Section):
     """Everything an operator can set."""
 
     version: Literal[1] = Field(default=1, description="Version of the shape of this file.")
-    listen: Listen = Field(default=Listen(), description="Where clients reach the gateway.")
+    listen: Listen | Annotated[list[Listen], Field(min_length=1, max_length=MOST_LISTENERS)] = Field(
+        default=Listen(), description="Where clients reach the gateway: one listener, or a list of them."
+    )
+    downstream: Downstream = Field(default=Downstream(), description="What a client may ask of us, and how slowly.")
+    overload: Overload = Field(default=Overload(), description="When new work is refused.")
+    drain: Drain = Field(default=Drain(), description="How the gateway stops.")
     admin: Admin = Field(default=Admin(), description="Where operators reach the admin pages.")
     language: Literal["en_US", "zh_CN", "zh_TW", "ru_RU"] = Field(
         default="en_US", description="Language of our answers to callers who ask for none we have."
     )
     trusted_proxies: list[str] = Field(
-        default=[], description="Addresses and networks of proxies whose X-Forwarded-For is believed."
+        default=[],
+        description="Proxies that are believed when they name the client: addresses, networks, 'unix'.",
+    )
+    client_ip_header: Literal["x-forwarded-for", "forwarded", "cf-connecting-ip"] = Field(
+        default="x-forwarded-for", description="The one header in which trusted proxies name the client."
     )
     chain: list[str] = Field(
         default=["ip_allowlist", "limit", "key", "upstream"],
@@ -166,6 +189,11 @@ class Settings(Section):
         default="info", description="How much the gateway says about itself on standard error."
     )
 
+    @property
+    def listeners(self) -> tuple[Listen, ...]:
+        """Every listener, in the order of the file."""
+        return tuple(self.listen) if isinstance(self.listen, list) else (self.listen,)
+
     @field_validator("language", mode="before")
     @classmethod
     def _spelled_otherwise(cls, language: object) -> object:
@@ -178,7 +206,8 @@ class Settings(Section):
     @classmethod
     def _networks(cls, entries: list[str]) -> list[str]:
         for entry in entries:
-            parse_network(entry)
+            if entry != UNIX:
+                parse_network(entry)
         return entries
 
     @field_validator("model_aliases")

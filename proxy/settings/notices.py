@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
 
 from proxy.core.stage import Mode
 from proxy.settings.checks import guards, is_everything
 from proxy.settings.layers import Layers
+from proxy.settings.listeners import is_within_reach, placed
 from proxy.settings.model import Settings
-from proxy.settings.problems import Path, dotted
+from proxy.settings.problems import Path, dotted, show
 from proxy.stages.ip_allowlist import IPAllowlistConfig
 from proxy.stages.key import KeyConfig
 
 
 def notices(layers: Layers, settings: Settings, short_names: Mapping[str, Path]) -> list[str]:
     """Everything to be said, the loudest first."""
-    return [
+    said = [
         *_open_to_everybody(settings),
         *_forgeable(settings),
+        *_readable_keys(layers, settings),
         *_plaintext_keys(layers, settings),
         *_unheard(settings, layers, short_names),
+        *_unread_header(layers, settings),
     ]
+    return sorted(said, key=lambda notice: not notice.startswith("WARNING: "))
 
 
 def _open_to_everybody(settings: Settings) -> Iterator[str]:
@@ -29,9 +35,11 @@ def _open_to_everybody(settings: Settings) -> Iterator[str]:
         isinstance(config, KeyConfig) and config.server_keys and config.mode is Mode.ENFORCE for _, config in configs
     )
     if has_keys and not guards(settings):
-        listen = settings.listen
+        # None is open by itself if a trusted proxy brings the strangers.
+        places = [listen.place for listen in settings.listeners if is_within_reach(listen)]
+        places = places or [listen.place for listen in settings.listeners]
         yield (
-            f"WARNING: EVERYBODY who can reach {listen.host} port {listen.port} spends the money of the server's "
+            f"WARNING: EVERYBODY who can reach {' or '.join(places)} spends the money of the server's "
             "API key. Say who may: set IP_ALLOWLIST, or stages.ip_allowlist.allow"
         )
     for name, config in configs:
@@ -48,6 +56,16 @@ def _forgeable(settings: Settings) -> Iterator[str]:
             yield (
                 f"WARNING: trusted_proxies holds {network}: every client can claim to be any address, and so "
                 "pass the allowlist and the limits"
+            )
+
+
+def _readable_keys(layers: Layers, settings: Settings) -> Iterator[str]:
+    for path, listen in placed(settings):
+        if listen.tls is not None and os.stat(listen.tls.key).st_mode & stat.S_IROTH:
+            where: Path = (*path, "tls", "key")
+            yield (
+                f"WARNING: every user of this machine can read the private key {show(listen.tls.key, None)} "
+                f"({dotted(where)}, {layers.origin(where)}). Better: chmod o-r"
             )
 
 
@@ -84,3 +102,12 @@ def _unheard(settings: Settings, layers: Layers, short_names: Mapping[str, Path]
                 f"{name} has no effect: the chain has no stage named {stage}. "
                 f"Set {layers.leaves[path].variable.replace(stage.upper(), '<NAME>', 1)} instead"
             )
+
+
+def _unread_header(layers: Layers, settings: Settings) -> Iterator[str]:
+    path: Path = ("client_ip_header",)
+    if not settings.trusted_proxies and settings.client_ip_header != Settings.model_fields[str(path[0])].default:
+        yield (
+            f"client_ip_header ({layers.origin(path)}) has no effect: no header is believed while trusted_proxies "
+            "is empty"
+        )

@@ -83,11 +83,11 @@ class ConfigError(Exception):
 
 
 def dotted(path: Path) -> str:
-    """``stages.ip_allowlist.allow[1]``"""
+    """``stages.ip_allowlist.allow[1]`` for an item of a list, ``listen.1.port`` for a setting within an entry."""
     text = ""
-    for part in path:
+    for depth, part in enumerate(path, 1):
         if isinstance(part, int):
-            text += f"[{part}]"
+            text += f"[{part}]" if depth == len(path) else f".{part}"
         else:
             text += f".{show(part)}" if text else show(part)
     return text

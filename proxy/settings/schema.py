@@ -65,7 +65,9 @@ def _or_variable(schema: _Schema) -> _Schema:
     """The schema of one setting, or a variable in its place if the setting is not free text anyway."""
     kinds = [schema, *schema.get("anyOf", ())]
     is_text = any(kind.get("type") == "string" and "enum" not in kind for kind in kinds)
-    is_section = schema.get("$ref", _MODE) != _MODE or schema.get("type") == "object"
+    is_list = any(kind.get("type") == "array" for kind in kinds)
+    holds_section = any(kind.get("$ref", _MODE) != _MODE for kind in kinds) and not is_list
+    is_section = holds_section or schema.get("type") == "object"
     if schema.get("default", _VARIABLE) is None:
         del schema["default"]
     if is_text or is_section:

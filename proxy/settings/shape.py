@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from types import NoneType, UnionType
-from typing import Union, get_args, get_origin
+from typing import Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from proxy.settings.model import Settings
-from proxy.settings.problems import Path
+from proxy.settings.model import Downstream, Settings
+from proxy.settings.problems import Path, dotted
 from proxy.stages import CONFIGS, StageConfig
 
 PREFIX = "SLUICE__"
+LISTEN: Final = ("listen",)
+"""The one section that can be a list of sections."""
 
 StageTypes = Mapping[str, type[StageConfig]]
 """The config class of each stage by the stage's name."""
@@ -50,9 +53,12 @@ def variable(path: Path) -> str:
     return PREFIX + "__".join(str(part).upper() for part in path)
 
 
-def leaves(stage_types: StageTypes = CONFIGS) -> dict[Path, Leaf]:
-    """Every leaf by its path, in the order of the models."""
-    found = {leaf.path: leaf for leaf in _leaves(Settings, ()) if leaf.path != ("stages",)}
+def leaves(stage_types: StageTypes = CONFIGS, listeners: int | None = None) -> dict[Path, Leaf]:
+    """Every leaf by its path, in the order of the models.
+
+    ``listeners``: how many entries ``listen`` has, if it is a list; each has leaves of its own then.
+    """
+    found = {leaf.path: leaf for leaf in _leaves(Settings, (), listeners) if leaf.path != ("stages",)}
     for name, config in stage_types.items():
         found.update({leaf.path: leaf for leaf in _leaves(config, ("stages", name))})
     return found
@@ -67,17 +73,43 @@ def sections(leaves: Iterable[Path]) -> set[Path]:
 
 
 def section_model(annotation: object) -> type[BaseModel] | None:
-    """The model a field holds, or None if the field is a leaf."""
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The model a field holds, perhaps optional or in a list, or None if the field is a leaf."""
+    kind, _ = _without_none(annotation)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _leaves(model: type[BaseModel], path: Path) -> Iterator[Leaf]:
+def moved(path: Path, spelled: Callable[[Path], str] = dotted) -> str:
+    """A hint for a setting that stands elsewhere now, or an empty text. ``spelled`` writes the new place."""
+    name = path[-1:]
+    place: Path = ("downstream", *name)
+    return f"it is {spelled(place)} now" if path[:1] == LISTEN and name and name[0] in Downstream.model_fields else ""
+
+
+def is_optional(section: Path) -> bool:
+    """Whether a section need not be there: with nothing in it, it is not."""
+    model: type[BaseModel] = Settings
+    optional = False
+    for name in section:
+        field = model.model_fields.get(name) if isinstance(name, str) else None
+        inner = None if field is None else section_model(field.annotation)
+        if field is not None and inner is not None:
+            model, optional = inner, _without_none(field.annotation)[1]
+        elif isinstance(name, str):
+            return False
+    return optional
+
+
+def _leaves(model: type[BaseModel], path: Path, listeners: int | None = None) -> Iterator[Leaf]:
     for name, field in model.model_fields.items():
+        below = (*path, name)
         inner = section_model(field.annotation)
         if inner is None:
-            yield Leaf((*path, name), field)
+            yield Leaf(below, field)
+        elif listeners is not None and below == LISTEN:
+            for index in range(listeners):
+                yield from _leaves(inner, (*below, index))
         else:
-            yield from _leaves(inner, (*path, name))
+            yield from _leaves(inner, below)
 
 
 def _without_none(annotation: object) -> tuple[object, bool]:
@@ -91,6 +123,22 @@ def _holds_secret(annotation: object) -> bool:
     return annotation is SecretStr or any(_holds_secret(member) for member in get_args(annotation))
 
 
+def choices(annotation: object) -> tuple[object, ...]:
+    """The values a setting can have, if they are few; else nothing."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return tuple(annotation)
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+# By name, because the reader of the file does not know yet which stages there are.
+_NAMES_WITH_OFF = frozenset(leaf.path[-1] for leaf in leaves().values() if "off" in choices(leaf.annotation))
+
+
+def may_be_off(path: Path) -> bool:
+    """Whether ``off`` is one of the words for what stands here, so that nobody can mean a boolean by it."""
+    return bool(path) and path[-1] in _NAMES_WITH_OFF
+
+
 # By name and not by place, so that a key written at the wrong place is not shown either.
 _SECRET_NAMES = frozenset(
     {"api_key", "api_keys", "openai_api_key", "server_key"}
@@ -99,5 +147,7 @@ _SECRET_NAMES = frozenset(
 
 
 def is_secret(path: Path) -> bool:
-    """Whether what stands here, right or wrong, may be a secret."""
+    """Whether what stands here, right or wrong, may be a secret. ``listen.tls.key`` is the path of a file."""
+    if path[:1] == LISTEN and path[-2:] == ("tls", "key"):
+        return False
     return any(part in _SECRET_NAMES for part in path) or path[-1:] in (("key",), ("keys",))

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.settings.layers import Layers
+from proxy.settings.listen import MOST_LISTENERS, Listen
 from proxy.settings.model import Settings
 from proxy.settings.problems import DEFAULT, Kind, Path, describe, did_you_mean, dotted, show
-from proxy.settings.shape import is_secret
+from proxy.settings.shape import LISTEN, is_secret, moved
 from proxy.settings.values import number
 from proxy.stages import CONFIGS, StageConfig
 
@@ -39,14 +40,43 @@ _BOUNDS = {
 def validate(layers: Layers) -> Settings:
     """The settings these layers say; what is wrong is noted in ``layers`` and replaced by its default."""
     stages = _stages(layers)
-    values = {key: value for key, value in layers.values.items() if key != "stages"}
+    checked = {"stages": stages, "listen": _listen(layers)}
+    values = {key: value for key, value in layers.values.items() if key not in checked}
     for _ in range(3):
         try:
-            return Settings.model_validate({**values, "stages": stages})
+            return Settings.model_validate(values | checked)
         except ValidationError as error:
             for path in _complain(layers, Settings, (), error):
                 _remove(values, path)
-    return Settings.model_validate({"stages": stages})
+    return Settings.model_validate(checked)
+
+
+def _listen(layers: Layers) -> Listen | list[Listen]:
+    """The listeners, each checked by itself, so that complaints name the entry."""
+    given = layers.values.get(LISTEN[0], {})
+    if not isinstance(given, list):
+        return _listener(layers, LISTEN, given)
+    if not 0 < len(given) <= MOST_LISTENERS:
+        layers.complain(LISTEN, f"a list must hold 1 to {MOST_LISTENERS} listeners, not {len(given)}")
+    entries = [_listener(layers, (*LISTEN, index), entry) for index, entry in enumerate(given[:MOST_LISTENERS])]
+    return entries or [Listen()]
+
+
+def _listener(layers: Layers, path: Path, entry: object) -> Listen:
+    """One listener; what is wrong with it is noted, and a default in its place."""
+    if not isinstance(entry, dict):
+        which = "a mapping" if path[1:] else "a mapping, or a list of mappings"
+        layers.complain(path, f"must be {which}, not {describe(entry)}")
+        return Listen()
+    entry = dict(entry)
+    for _ in range(3):
+        try:
+            return Listen.model_validate(entry)
+        except ValidationError as error:
+            for inner in _complain(layers, Listen, path, error):
+                # All of tls, or what is left of it would be found wanting.
+                entry.pop(inner[0], None)
+    return Listen()
 
 
 def _stages(layers: Layers) -> dict[str, StageConfig]:
@@ -106,6 +136,11 @@ def _complain(layers: Layers, model: type[BaseModel], at: Path, error: Validatio
         if detail["type"] == "extra_forbidden":
             layers.complain(path, "unknown key", _known(layers, path), key=True)
             continue
+        if detail["type"] == "missing":
+            # Something may have stood there that could not be read.
+            if not layers.is_doubtful(path):
+                layers.complain(path, "is missing", origin=layers.origin(path[:-1]))
+            continue
         for place, message, hint in _culprits(layers, model, path, detail):
             layers.complain(place, message, hint, key=isinstance(layers.get(place), dict))
     return unusable
@@ -144,7 +179,8 @@ def _words(layers: Layers, path: Path, detail: ErrorDetails) -> tuple[str, str]:
     if kind in ("literal_error", "enum"):
         choices = str(context["expected"]).replace("'", "")
         known = re.split(r", | or ", choices)
-        return f"must be {choices}{but}", did_you_mean(given, known) if isinstance(given, str) else ""
+        quoted = f'quote it: "{given}"' if isinstance(given, int | float) and str(given) in known else ""
+        return f"must be {choices}{but}", did_you_mean(given, known) if isinstance(given, str) else quoted
     if kind == "string_too_short":
         return "must not be empty", ""
     # Messages of the library never quote what was given.
@@ -179,12 +215,12 @@ def _type_hint(layers: Layers, path: Path, kind: str, given: object) -> str:
 def _known(layers: Layers, path: Path) -> str:
     """A hint for an unknown key: its neighbours first, then what has that name elsewhere."""
     name = str(path[-1])
-    everything = {*layers.leaves, *layers.sections}
-    neighbours = [str(p[-1]) for p in everything if len(p) == len(path) and p[:-1] == path[:-1]]
-    hint = did_you_mean(name, sorted(neighbours))
+    neighbours = [str(p[-1]) for p in layers.known if len(p) == len(path) and p[:-1] == path[:-1]]
+    hint = moved(path) or did_you_mean(name, sorted(neighbours))
     if hint:
         return hint
-    elsewhere = sorted(dotted(p) for p in everything if p and p[-1] == name)
+    # Of an entry of a list one cannot say which.
+    elsewhere = sorted(dotted(p) for p in layers.known if p[-1:] == (name,) and all(isinstance(x, str) for x in p))
     return f"did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else ""
 
 

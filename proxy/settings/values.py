@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from enum import Enum
 from math import isfinite
-from typing import Literal, get_args, get_origin
+from typing import get_args
 
-from proxy.settings.shape import Leaf
+from proxy.settings.shape import Leaf, choices
 
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,30})\Z")
 DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][-+]?[0-9]{1,3})?\Z")
@@ -46,7 +45,7 @@ def typed(text: str, leaf: Leaf, *, lines: bool = False) -> object:
     text = text.strip()
     opening = "[" if kind is list else "{"
     if text.startswith(opening):
-        return _json(text, "list" if kind is list else "mapping")
+        return read_json(text, "list" if kind is list else "mapping")
     if kind is dict:
         return text or {}
     entries = re.split(r"[,\r\n]" if lines else ",", text)
@@ -62,13 +61,11 @@ def scalar(text: str, annotation: object) -> object:
     if annotation in (int, float):
         found = number(text.strip())
         return text if found is None else found
-    if get_origin(annotation) is Literal or (isinstance(annotation, type) and issubclass(annotation, Enum)):
-        choices = get_args(annotation) or tuple(annotation)  # type: ignore[arg-type]
-        return next((choice for choice in choices if str(choice) == text.strip()), text)
-    return text
+    return next((choice for choice in choices(annotation) if str(choice) == text.strip()), text)
 
 
-def _json(text: str, what: str) -> object:
+def read_json(text: str, what: str) -> object:
+    """The value of JSON text. ``what``: a list or a mapping. Raises ValueError, which does not quote the text."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError):

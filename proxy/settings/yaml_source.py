@@ -17,7 +17,7 @@ import yaml
 
 from proxy.settings.plain import Surprise, plain
 from proxy.settings.problems import MOST_PROBLEMS, ConfigError, Kind, Origin, Path, Problem, dotted, show
-from proxy.settings.shape import is_secret
+from proxy.settings.shape import is_secret, may_be_off
 from proxy.settings.substitution import SubstitutionError, has_variable, substitute
 from proxy.settings.values import Untyped
 
@@ -248,5 +248,7 @@ class _Reader:
         try:
             return plain(text)
         except Surprise as surprise:
+            if text == "off" and may_be_off(path):
+                return text
             self._document.complain(surprise.sentence(text, is_secret(path)), "", _mark(event), path)
             return UNUSABLE

@@ -41,6 +41,19 @@ class UpstreamConfig(StageConfig):
     ca_file: str | None = Field(
         default=None, description="A PEM file of authorities to trust instead of the system's."
     )
+    heartbeat_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds of silence in a stream after which its client gets an SSE comment; 0 = off.",
+    )
+    max_connections: int = Field(default=0, ge=0, description="Connections to the upstream at once; 0 = no cap.")
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _not_hurried(cls, seconds: float) -> float:
+        if 0 < seconds < 1:
+            raise ValueError("write at least 1 second, or 0 for off")
+        return seconds
 
     @field_validator("base_url")
     @classmethod

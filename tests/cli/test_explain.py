@@ -47,6 +47,27 @@ def test_trusted_proxies_are_part_of_the_story(capsys: pytest.CaptureFixture[str
     assert "from 10.0.0.1: its X-Forwarded-For counts for nothing (trusted_proxies: default)" in out
 
 
+def test_only_the_chosen_header_counts_and_another_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = (
+        "--header",
+        "Forwarded: for=198.51.100.7",
+        "--header",
+        "X-Forwarded-For: 192.0.2.1",
+        "--client-ip",
+        "unix",
+    )
+    chosen = {"TRUSTED_PROXIES": "unix", "SLUICE__CLIENT_IP_HEADER": "forwarded"}
+    _, out = explain(capsys, *KEY, *sent, **chosen)
+    assert "from 198.51.100.7: the peer unix is a trusted proxy (environment TRUSTED_PROXIES)" in out
+    _, out = explain(capsys, *KEY, *sent[2:], **chosen)
+    why = "client_ip_header = forwarded: environment SLUICE__CLIENT_IP_HEADER"
+    assert f"from unix: its X-Forwarded-For counts for nothing ({why})" in out
+    _, out = explain(capsys, *KEY, *sent[2:])
+    assert "from unix: its X-Forwarded-For counts for nothing (trusted_proxies: default)" in out
+    _, out = explain(capsys, *KEY, "--client-ip", "unix", IP_ALLOWLIST="unix")
+    assert "unix is in allow: unix" in out
+
+
 def test_where_the_body_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = explain(capsys, "--path", "/api", "--body", '{"user_content": "q", "api_key": "k"}')
     assert status == 0

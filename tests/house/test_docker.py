@@ -21,7 +21,6 @@ import pytest
 import yaml
 
 from proxy.cli import COMMANDS
-from proxy.gateway.worker import DRAIN_S
 from proxy.settings import Settings, load
 from proxy.settings.aliases import ALIASES
 from proxy.settings.load import PLACES
@@ -120,8 +119,8 @@ def test_the_configuration_lies_where_it_is_looked_for() -> None:
 
 
 def test_the_ports_are_those_the_gateway_listens_on() -> None:
-    port = load(ROOT / "config" / "sluice.yaml", image_environ()).settings.listen.port
-    assert last("EXPOSE").rest == str(port) == str(Settings().listen.port)
+    port = load(ROOT / "config" / "sluice.yaml", image_environ()).settings.listeners[0].port
+    assert last("EXPOSE").rest == str(port) == str(Settings().listeners[0].port)
     assert WEB["ports"] == [f"{port}:{port}"]
 
 
@@ -163,7 +162,8 @@ def test_compose_passes_an_allowlist_on_only_if_it_is_set() -> None:
 
 
 def test_compose_lets_the_gateway_finish() -> None:
-    assert float(WEB["stop_grace_period"].removesuffix("s")) > DRAIN_S
+    drain = load(ROOT / "config" / "sluice.yaml", compose_environ({})).settings.drain
+    assert float(WEB["stop_grace_period"].removesuffix("s")) > drain.delay_s + drain.timeout_s
     assert last("STOPSIGNAL").rest == "SIGTERM"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.cli import check, config
 from proxy.settings import ConfigError, json_schema, load
+from tests.settings.loading import load_text
 
 SECRET = "sk-abcdefghijklmnopqrstuvwx1234"
 
@@ -67,7 +68,7 @@ def test_options_win_over_set_and_set_may_hold_equals_signs() -> None:
     from proxy.cli.options import load_from
 
     settings = load_from(args, {}).settings
-    assert (settings.listen.port, settings.access_log.path) == (2, "a=b")
+    assert (settings.listeners[0].port, settings.access_log.path) == (2, "a=b")
 
 
 def test_config_names_the_origin_of_every_value(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +123,42 @@ def test_config_prints_the_schema_even_if_the_configuration_is_bad(capsys: pytes
 )
 def test_only_the_end_of_a_long_secret_is_shown(secret: str, shown: str) -> None:
     assert config.mask(secret) == shown
+
+
+LISTENERS = """\
+listen:
+  - {host: 127.0.0.1, port: 5000}
+  - unix: /run/s.sock
+    mode: "0660"
+  - host: "::1"
+    port: ${TLS_PORT:-8443}
+"""
+
+
+def test_config_prints_a_list_that_loads_to_the_same(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, LISTENERS, {"SLUICE__LISTEN__2__PORT": "9"})
+    printed = config.as_yaml(loaded)
+    lines = [" ".join(line.split()).replace(f"{tmp_path}/", "") for line in printed.splitlines()]
+    start = lines.index("listen:")
+    assert lines[start + 1 : start + 12] == [
+        '- host: "127.0.0.1" # sluice.yaml:2:12',
+        "port: 5000 # sluice.yaml:2:29",
+        "# unix: not set # default",
+        "# mode: not set # default",
+        "# tls: not set # default",
+        'proxy_protocol: "off" # default',
+        '- unix: "/run/s.sock" # sluice.yaml:3:11',
+        'mode: "0660" # sluice.yaml:4:11',
+        "# tls: not set # default",
+        'proxy_protocol: "off" # default',
+        '- host: "::1" # sluice.yaml:5:11',
+    ]
+    assert load_text(tmp_path, printed).settings == loaded.settings
+    values = json.loads(config.as_json(loaded))["settings"]
+    assert values["listen.2.port"] == {"value": 9, "origin": "environment SLUICE__LISTEN__2__PORT"}
+    assert values["listen.1.port"]["value"] is values["listen.1.tls.cert"]["value"] is None
+
+
+def test_config_prints_one_unix_listener_that_loads_to_the_same(tmp_path: Path) -> None:
+    loaded = load({"listen": {"unix": "/run/$HOME.sock"}}, {})
+    assert load_text(tmp_path, config.as_yaml(loaded)).settings == loaded.settings

@@ -26,8 +26,8 @@ def keys_of(settings: Settings) -> list[str]:
     ("path", "text", "value"),
     [
         ("LISTEN__PORT", " 8080 ", 8080),
-        ("LISTEN__HEADER_TIMEOUT_S", "2.5", 2.5),
-        ("LISTEN__HEADER_TIMEOUT_S", "2", 2.0),
+        ("DOWNSTREAM__HEADER_TIMEOUT_S", "2.5", 2.5),
+        ("DOWNSTREAM__HEADER_TIMEOUT_S", "2", 2.0),
         ("ADMIN__ENABLED", "false", False),
         ("ACCESS_LOG__PATH", "5", "5"),
         ("VERSION", "1", 1),
@@ -63,8 +63,8 @@ def test_an_integer_is_a_plain_decimal(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["inf", "nan", "1e999", ".5", "1,5", ""])
 def test_a_number_is_a_plain_decimal(text: str) -> None:
-    (found,) = environment_complaints({"SLUICE__LISTEN__BODY_TIMEOUT_S": text})
-    assert "listen.body_timeout_s  must be a number" in found
+    (found,) = environment_complaints({"SLUICE__DOWNSTREAM__BODY_TIMEOUT_S": text})
+    assert "downstream.body_timeout_s  must be a number" in found
 
 
 @pytest.mark.parametrize("text", ["True", "yes", "1", "on", ""])

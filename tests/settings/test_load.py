@@ -61,7 +61,7 @@ def test_a_mapping_is_read_like_a_file_and_not_kept() -> None:
     proxies.append("10.0.0.2")
     assert loaded.settings.trusted_proxies == ["10.0.0.1"]
     assert loaded.settings.chain == ["upstream"]
-    assert loaded.settings.listen.port == 0
+    assert loaded.settings.listeners[0].port == 0
     assert str(loaded.origins["listen.port"]) == loaded.source == "configuration"
 
 
@@ -127,7 +127,7 @@ def test_environment_and_command_line_can_add_stages() -> None:
 
 def test_options_of_the_command_line() -> None:
     loaded = load(None, {"PORT": "1"}, {"listen.port": "2", "--port": "3", "--host": "127.0.0.1"})
-    assert (loaded.settings.listen.host, loaded.settings.listen.port) == ("127.0.0.1", 3)
+    assert (loaded.settings.listeners[0].host, loaded.settings.listeners[0].port) == ("127.0.0.1", 3)
     assert str(loaded.origins["listen.port"]) == "command line --port"
     for name, hint in (("listen.prot", 'did you mean "listen.port"?'), ("listen", "it is a section; set its keys")):
         with pytest.raises(ConfigError, match=f"command line --set {name}  unknown setting; {hint[:20]}"):
@@ -135,7 +135,7 @@ def test_options_of_the_command_line() -> None:
 
 
 def test_an_environment_over_a_section_that_is_none_does_not_hide_the_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"configuration  listen  must be a mapping, not the number 5"):
+    with pytest.raises(ConfigError, match=r"configuration  listen  must be a mapping, or a list of mappings, not"):
         load({"listen": 5}, {"SLUICE__ADMIN__PORT": "0"})
     with pytest.raises(ConfigError, match=r"stages\.limit  must be a mapping"):
         load({"stages": {"limit": 5}}, {"HOUR_LIMIT": "1"})

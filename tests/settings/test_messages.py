@@ -47,8 +47,8 @@ IN_FILES = [
         id="no value",
     ),
     pytest.param(
-        "listen: {header_timeout_s: 0}\n",
-        "sluice.yaml:1:28  listen.header_timeout_s  must be more than 0.0, not the number 0",
+        "downstream: {header_timeout_s: 0}\n",
+        "sluice.yaml:1:32  downstream.header_timeout_s  must be more than 0.0, not the number 0",
         id="timeout of nothing",
     ),
     pytest.param(
@@ -86,7 +86,9 @@ IN_FILES = [
         id="text for a list",
     ),
     pytest.param(
-        "listen: 5\n", "sluice.yaml:1:9  listen  must be a mapping, not the number 5", id="number for a section"
+        "listen: 5\n",
+        "sluice.yaml:1:9  listen  must be a mapping, or a list of mappings, not the number 5",
+        id="number for a section",
     ),
     pytest.param(
         "model_aliases: [a]\n",

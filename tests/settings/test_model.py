@@ -6,19 +6,21 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from proxy.settings import ConfigError, Settings, load
-from proxy.settings.model import Listen, SimpleChat
-from proxy.settings.shape import leaves
+from proxy.settings.listen import Listen
+from proxy.settings.model import SimpleChat
+from proxy.settings.section import Section
+from proxy.settings.shape import leaves, section_model
 
 
 def test_the_defaults_are_those_of_the_published_table() -> None:
     settings = load({}, {}).settings
     assert settings == Settings()
-    assert (settings.listen.host, settings.listen.port) == ("0.0.0.0", 5000)
+    assert (settings.listeners[0].host, settings.listeners[0].port) == ("0.0.0.0", 5000)
     assert (settings.admin.host, settings.admin.port, settings.admin.enabled) == ("127.0.0.1", 5001, True)
     assert settings.chain == list(settings.stages) == ["ip_allowlist", "limit", "key", "upstream"]
     assert settings.simple_chat.max_tokens.model_dump() == {"default": 100, "maximum": 3500}
     assert settings.model_aliases == {"text-davinci-003": "gpt-4.1-mini"}
-    assert settings.listen.max_body_bytes == 2 * 1024**3
+    assert settings.downstream.max_body_bytes == 2 * 1024**3
 
 
 def test_every_setting_is_described_in_one_line() -> None:
@@ -29,7 +31,7 @@ def test_every_setting_is_described_in_one_line() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().listen.port = 1
+        Settings().listeners[0].port = 1
 
 
 @pytest.mark.parametrize(
@@ -112,8 +114,8 @@ def test_hosts_that_cannot_be_listened_on_are_refused(host: str) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e9, -1.0])
 def test_timeouts_are_finite_and_reasonable(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"listen\.body_timeout_s"):
-        load({"listen": {"body_timeout_s": value}}, {})
+    with pytest.raises(ConfigError, match=r"downstream\.body_timeout_s"):
+        load({"downstream": {"body_timeout_s": value}}, {})
 
 
 @pytest.mark.parametrize(("given", "language"), [("zh", "zh_CN"), ("zh_TW.UTF-8", "zh_TW"), ("ru_RU", "ru_RU")])
@@ -123,11 +125,58 @@ def test_a_language_may_be_spelled_otherwise(given: str, language: str) -> None:
 
 def test_no_model_takes_unknown_keys_or_converts() -> None:
     def models(model: type[BaseModel]) -> list[type[BaseModel]]:
-        inner = [f.annotation for f in model.model_fields.values()]
-        below = [m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)]
-        return [model, *[one for m in below for one in models(m)]]
+        inner = [section_model(field.annotation) for field in model.model_fields.values()]
+        return [model, *[one for below in inner if below is not None for one in models(below)]]
 
-    assert len(models(Settings)) == 6
+    assert len(models(Settings)) == 10
     for model in models(Settings):
+        assert issubclass(model, Section)
         assert model.model_config.get("extra") == "forbid"
         assert model.model_config.get("strict") is True
+
+
+def test_the_defaults_of_what_guards_the_gateway() -> None:
+    settings = Settings()
+    assert settings.downstream.write_timeout_s == 60
+    assert settings.overload.model_dump() == {"max_connections": 0, "max_in_flight": 0, "max_memory_bytes": 0}
+    assert settings.drain.model_dump() == {"delay_s": 0, "timeout_s": 660}
+    assert settings.client_ip_header == "x-forwarded-for"
+    upstream = settings.stages["upstream"].model_dump()
+    assert (upstream["heartbeat_s"], upstream["max_connections"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("OVERLOAD__MAX_MEMORY_BYTES", "67108863", "write at least 67108864 (64 MiB), or 0 for no cap"),
+        ("OVERLOAD__MAX_CONNECTIONS", "-1", "must be at least 0, not the number -1"),
+        ("OVERLOAD__MAX_IN_FLIGHT", "1.5", "must be an integer, not the number 1.5"),
+        ("DRAIN__DELAY_S", "-1", "must be at least 0.0, not the number -1"),
+        ("DRAIN__TIMEOUT_S", "86401", "must be at most 86400.0, not the number 86401"),
+        ("DOWNSTREAM__WRITE_TIMEOUT_S", "0", "must be more than 0.0, not the number 0"),
+        ("STAGES__UPSTREAM__HEARTBEAT_S", "0.5", "write at least 1 second, or 0 for off"),
+        ("STAGES__UPSTREAM__MAX_CONNECTIONS", "-1", "must be at least 0, not the number -1"),
+        ("CLIENT_IP_HEADER", "x-real-ip", "must be x-forwarded-for, forwarded or cf-connecting-ip, not the text"),
+        ("CLIENT_IP_HEADER", "X-Forwarded-For", "did you mean"),
+    ],
+)
+def test_what_guards_the_gateway_has_bounds(variable: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load({}, {f"SLUICE__{variable}": text})
+    (problem,) = raised.value.problems
+    assert problem.path == variable.lower().replace("__", ".")
+    assert message in f"{problem.message}; {problem.hint}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("OVERLOAD__MAX_MEMORY_BYTES", "67108864"),
+        ("DRAIN__TIMEOUT_S", "0"),
+        ("STAGES__UPSTREAM__HEARTBEAT_S", "1"),
+        ("CLIENT_IP_HEADER", "cf-connecting-ip"),
+    ],
+)
+def test_the_bounds_themselves_are_within(variable: str, text: str) -> None:
+    loaded = load({}, {f"SLUICE__{variable}": text})
+    assert str(loaded.origins[variable.lower().replace("__", ".")]) == f"environment SLUICE__{variable}"

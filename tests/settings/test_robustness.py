@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 import tempfile
 from pathlib import Path
@@ -11,12 +12,20 @@ from hypothesis import strategies as st
 
 from proxy.settings import ConfigError, load
 from proxy.settings.aliases import ALIASES, OPENAI_API_KEY
+from proxy.settings.listen import Listen, Tls
 from proxy.settings.plain import Surprise, plain
 from proxy.settings.shape import leaves
 
 NAMES = [leaf.variable for leaf in leaves().values()]
 SHORT_NAMES = [alias.name for alias in (*ALIASES, OPENAI_API_KEY)]
-VARIABLES = [*NAMES, *SHORT_NAMES, *[f"{name}_FILE" for name in SHORT_NAMES], "LANG", "SLUICE__STAGES__X__TYPE"]
+VARIABLES = [
+    *NAMES,
+    "SLUICE__LISTEN",
+    *SHORT_NAMES,
+    *[f"{name}_FILE" for name in SHORT_NAMES],
+    "LANG",
+    "SLUICE__STAGES__X__TYPE",
+]
 
 SCALARS = st.one_of(
     st.none(),
@@ -33,6 +42,14 @@ TREES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=5)),
     max_leaves=25,
+)
+ENTRIES = st.dictionaries(
+    st.sampled_from([*Listen.model_fields, "max_body_bytes", "x"]),
+    SCALARS
+    | st.sampled_from(["off", "required", "0660", "localhost", "[{}]"])
+    | st.integers(0, 3)
+    | st.dictionaries(st.sampled_from([*Tls.model_fields, "x"]), SCALARS | st.just("/dev/null"), max_size=4),
+    max_size=5,
 )
 YAML_TEXT = st.text(alphabet=st.sampled_from([*string.printable, "é", "\ufeff", "\x85", "\u2028", "😀", "\x00"]))
 WORDS = [
@@ -85,6 +102,21 @@ def test_any_text(text: str) -> None:
 @given(st.dictionaries(KEYS, TREES, max_size=6))
 def test_any_tree(tree: dict[str, object]) -> None:
     loads_or_complains(tree, {})
+
+
+@given(
+    st.lists(ENTRIES | SCALARS, max_size=4) | ENTRIES,
+    st.dictionaries(
+        st.sampled_from(["PORT", "TRUSTED_PROXIES", "SLUICE__LISTEN__0__PORT", "SLUICE__LISTEN__1__TLS__KEY"]),
+        st.sampled_from(["", "1", "unix", "10.0.0.1"]),
+    ),
+    st.booleans(),
+)
+def test_any_listeners(listen: object, environ: dict[str, str], is_variable: bool) -> None:
+    if is_variable:
+        loads_or_complains({}, environ | {"SLUICE__LISTEN": json.dumps(listen)})
+    else:
+        loads_or_complains({"listen": listen}, environ)
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLES), st.text(max_size=20) | FRAGMENTS | YAML_TEXT, max_size=5))

@@ -63,8 +63,8 @@ def test_a_plain_scalar_takes_the_type_of_its_setting(tmp_path: Path) -> None:
         "stages:\n  ip_allowlist:\n    deny:\n      - ${DENIED:-10.0.0.9}\n",
         {"HOST": "127.0.0.1", "ADMIN": "false", "PROXIES": "10.0.0.1, 10.0.0.2", "MIDDLE": "limit", "NEW": "5"},
     ).settings
-    assert settings.listen.port == 5005
-    assert settings.listen.host == "127.0.0.1"
+    assert settings.listeners[0].port == 5005
+    assert settings.listeners[0].host == "127.0.0.1"
     assert settings.admin.enabled is False
     assert settings.trusted_proxies == ["10.0.0.1", "10.0.0.2"]
     assert settings.chain == ["ip_allowlist", "limit", "upstream"]
@@ -89,5 +89,5 @@ def test_a_substituted_value_that_does_not_fit_is_named_at_its_place(tmp_path: P
 
 def test_a_substituted_section_is_refused(tmp_path: Path) -> None:
     assert complaints(tmp_path, "listen: ${L}\n", {"L": "x"}) == [
-        'sluice.yaml:1:9  listen  must be a mapping, not the text "x"'
+        'sluice.yaml:1:9  listen  must be a mapping, or a list of mappings, not the text "x"'
     ]
