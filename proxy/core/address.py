@@ -1,15 +1,19 @@
 """Addresses: parsing them strictly, and finding the client's behind trusted proxies.
 
-The peer's address is the only one nobody can forge. ``X-Forwarded-For`` is believed only if the peer is a
-trusted proxy, and then only up to the rightmost hop that is not one (the leftmost is the client's own word).
+The peer's address is the only one nobody can forge. A header such as ``X-Forwarded-For`` is believed only if the
+peer is a trusted proxy, and then only up to the rightmost hop that is not one (the leftmost is the client's own
+word). Of all such headers exactly one family is read: a proxy that sets one rarely takes away the others.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+
+from proxy.core.forwarded import forwarded_hops
+from proxy.core.headers import Headers
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -78,28 +82,94 @@ def normalise_peer(host: str) -> str:
         return UNIX
 
 
-def client_address(peer_ip: str, forwarded_for: list[bytes], trusted: tuple[Network, ...]) -> str:
+class TrustedProxies:
+    """Who is believed when it says whose request it passes on: networks, and perhaps the peer of a unix socket."""
+
+    def __init__(self, networks: Iterable[Network] = (), unix: bool = False) -> None:
+        self._networks = tuple(networks)
+        self._unix = unix
+        self.holds: Callable[[str], bool] = lru_cache(maxsize=4096)(self._holds)
+        """Whether a normalised address, or the word ``unix``, is a trusted proxy's."""
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> TrustedProxies:
+        """Addresses, networks and the word ``unix``, strictly written. Raises ValueError."""
+        words = list(entries)
+        return cls(map(parse_network, [word for word in words if word != UNIX]), UNIX in words)
+
+    def _holds(self, ip: str) -> bool:
+        if ip == UNIX:
+            return self._unix
+        return contains(self._networks, parse_address(ip)) is not None
+
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
+    def __repr__(self) -> str:
+        return f"<TrustedProxies {[UNIX] * self._unix + [str(network) for network in self._networks]}>"
+
+
+def client_address(peer_ip: str, forwarded_for: list[bytes], trusted: TrustedProxies | tuple[Network, ...]) -> str:
     """The client's address: the peer's, or the rightmost untrusted hop if the peer is a trusted proxy.
 
     ``forwarded_for`` holds the values of the ``X-Forwarded-For`` lines in order. A hop that is not an address
     ends the walk: the last hop that could be believed is the answer, never one further left. If every hop is
     trusted, the leftmost is the answer.
     """
+    return _walk(peer_ip, _plain_hops(forwarded_for), trusted)
+
+
+def _walk(peer_ip: str, hops: Iterable[str], trusted: TrustedProxies | tuple[Network, ...]) -> str:
+    """The first of the peer and the hops behind it (nearest first) that is not trusted, or the last believable."""
+    known = trusted if isinstance(trusted, TrustedProxies) else TrustedProxies(trusted)
     client = peer_ip
-    if not _trusted(client, trusted):
+    if not known.holds(client):
         return client
-    for hop in reversed(b",".join(forwarded_for).split(b",")):
+    for hop in hops:
         try:
-            client = str(parse_address(hop.strip().decode("ascii")))
+            client = str(parse_address(hop))
         except ValueError:
             return client
-        if not _trusted(client, trusted):
+        if not known.holds(client):
             return client
     return client
 
 
-def _trusted(ip: str, trusted: tuple[Network, ...]) -> bool:
-    return ip != UNIX and contains(trusted, parse_address(ip)) is not None
+def _plain_hops(lines: list[bytes]) -> Iterator[str]:
+    for hop in reversed(b",".join(lines).split(b",")):
+        yield hop.strip().decode("latin-1")
+
+
+Resolver = Callable[[str, Headers], tuple[str, str]]
+"""(peer_ip, headers) → (client_ip, the lines that were looked at, for the log)."""
+
+CLIENT_IP_HEADERS = ("x-forwarded-for", "forwarded", "cf-connecting-ip")
+"""The header families a trusted proxy may tell the client's address in."""
+
+
+def client_resolver(header: str, trusted: TrustedProxies) -> Resolver:
+    """The function that finds the client of a request, by the one header family that is read.
+
+    ``x-forwarded-for`` and ``forwarded`` (RFC 7239) are walked from the right, as `client_address` does;
+    ``cf-connecting-ip`` counts if it is one line with one address. Raises ValueError for any other name.
+    """
+    if header not in CLIENT_IP_HEADERS:
+        raise ValueError(f"{header!r}: write one of {', '.join(CLIENT_IP_HEADERS)}")
+    hops_of = {"x-forwarded-for": _plain_hops, "forwarded": forwarded_hops, "cf-connecting-ip": _only_hop}[header]
+    name = header.encode("ascii")
+
+    def resolve(peer_ip: str, headers: Headers) -> tuple[str, str]:
+        lines = headers.get_all(name)
+        if not lines:
+            return peer_ip, ""
+        return _walk(peer_ip, hops_of(lines), trusted), b", ".join(lines).decode("latin-1")
+
+    return resolve
+
+
+def _only_hop(lines: list[bytes]) -> Iterator[str]:
+    if len(lines) == 1:
+        yield lines[0].decode("latin-1")
 
 
 def subject_key(prefix_v6: int) -> Callable[[str], str]:

@@ -1,6 +1,7 @@
 """What can go wrong on the way. Decisions are returned as replies; these are the failures, and are raised.
 
 GatewayError
+├── Stopping                503  the gateway ends, and the exchange did not end in time
 └── UpstreamError           the upstream did not give a whole answer
     ├── ConnectError        502  nobody answers there: refused, no such host, bad certificate
     ├── ConnectTimeout      504  no connection within connect_timeout_s
@@ -11,7 +12,9 @@ GatewayError
 
 from __future__ import annotations
 
+from proxy.core.headers import Field, field
 from proxy.core.messages import (
+    STOPPING,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     UPSTREAM_NO_CAPACITY,
@@ -21,21 +24,37 @@ from proxy.core.messages import (
 )
 from proxy.core.reply import SERVER_ERROR, Reply
 
+RETRY_SOON = field(b"Retry-After", b"1")
+"""With every refusal for want of room: room comes back as soon as something ends."""
+
 
 class GatewayError(Exception):
-    """Any failure the gateway has a name for."""
+    """Any failure the gateway has a name for. ``str()`` is for the log, never for the caller."""
+
+    status: int
+    code: str
+    message: Message
+    headers: tuple[Field, ...] = ()
+
+    def reply(self) -> Reply:
+        """What the caller is told."""
+        return Reply.of(self.status, SERVER_ERROR, self.code, self.message, headers=self.headers)
+
+
+class Stopping(GatewayError):
+    """The gateway ends, and the exchange did not end in the time it was given."""
+
+    status = 503
+    code = "gateway_stopping"
+    message = STOPPING
 
 
 class UpstreamError(GatewayError):
-    """The upstream did not give a whole answer. ``str()`` is for the log, never for the caller."""
+    """The upstream did not give a whole answer."""
 
     status = 502
     code = "upstream_error"
     message: Message = UPSTREAM_PROTOCOL
-
-    def reply(self) -> Reply:
-        """What the caller is told, if nothing was sent to it yet."""
-        return Reply.of(self.status, SERVER_ERROR, self.code, self.message)
 
 
 class ConnectError(UpstreamError):
@@ -74,3 +93,4 @@ class NoCapacity(UpstreamError):
     status = 503
     code = "upstream_no_capacity"
     message = UPSTREAM_NO_CAPACITY
+    headers = (RETRY_SOON,)

@@ -59,6 +59,7 @@ class Exchange:
         "started_s",
         "status",
         "step",
+        "stream",
         "target",
         "upstream_sent",
     )
@@ -106,7 +107,8 @@ class Exchange:
         self.response_headers: Headers | None = None
         self.bytes_out = 0
         self.first_byte_s = 0.0
-        self.aborted = ""  # "", "client" or "upstream": who ended it early
+        self.stream = ""  # of a stream of events: "complete" with its last event, "truncated" without
+        self.aborted = ""  # "", "client", "upstream" or "gateway": who ended it early
         self.refused_with = ""  # the code of an answer of ours that no stage asked for
         # the chain
         self.step = 0

@@ -68,6 +68,8 @@ UPSTREAM_CONNECT_TIMEOUT = Message("The upstream server could not be reached in 
 UPSTREAM_TIMEOUT = Message("The upstream server did not answer in time.")
 UPSTREAM_PROTOCOL = Message("The upstream server broke off or sent an answer that makes no sense.")
 UPSTREAM_NO_CAPACITY = Message("No connection to the upstream server is free.")
+OVERLOADED = Message("The gateway has as much to do as it can. Try again in a moment.")
+STOPPING = Message("The gateway is being stopped, and this answer was not finished.")
 
 INVALID_JSON = Message("The request body is not valid JSON.")
 NOT_AN_OBJECT = Message("The request body must be a JSON object.")

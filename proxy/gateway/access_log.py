@@ -1,6 +1,7 @@
 """The access log: one JSON line per exchange, buffered, written by a thread of its own.
 
 No body, no query, no secret is ever in it; a credential appears as the first 12 hexadecimal digits of its SHA-256.
+What a client wrote is escaped to visible ASCII, and no line is longer than `MAX_LINE_BYTES`, whatever it wrote.
 A reader that stops reading costs lines, which are counted, and never a request.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from queue import Full, Queue
 
@@ -25,27 +27,103 @@ VERSION = 1
 FLUSH_BYTES = 32_768
 FLUSH_S = 0.25
 MAX_BATCHES = 256
-_SHOWN = 1024  # characters of a path or a forwarded chain
+MAX_LINE_BYTES = 8192
+"""The longest line, its line feed included: what log shippers take in one piece."""
+_SHOWN = 1024  # characters of a path, a model's name or a forwarded chain
+_LONGEST_KEY = 4096  # what the key stage takes for a key
+_LEAST_MASKED = 12  # a shorter credential may well be a word of the line itself
+# Keys do get written into paths and model names, by mistake.
+_KEY_LIKE = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{6,}")
+_MASK = "sk-***"
 
 
 def line_of(exchange: Exchange, chain: Chain, now_s: float) -> str:
     """The line of one exchange, with its line feed. ``now_s`` is the monotonic clock at its end."""
-    stages = ",".join([f'"{name}":{quoted(verdict)}' for name, verdict in chain.verdicts(exchange)])
+    credential = exchange.credential or exchange.body_credential or bearer(exchange) or ""
+    forwarded, path, model = exchange.forwarded_chain, exchange.path.decode("latin-1"), exchange.model or ""
+    line = _written(
+        exchange,
+        chain.verdicts(exchange),
+        now_s,
+        credential,
+        quoted(forwarded[:_SHOWN]),
+        quoted(exchange.method),
+        quoted(path[:_SHOWN]),
+        quoted(model[:_SHOWN]) if model else "null",
+    )
+    # In so short a line nothing was cut. Nearly all are, so the others may take their time.
+    is_short = len(line) < _SHOWN
+    may_hold_key = "sk-" in path or "sk-" in model or "sk-" in forwarded
+    if is_short and not may_hold_key and (len(credential) < _LEAST_MASKED or credential not in line):
+        return line
+    return _careful_line(exchange, chain, now_s, credential)
+
+
+def _written(
+    exchange: Exchange,
+    verdicts: Sequence[tuple[str, str]],
+    now_s: float,
+    credential: str,
+    forwarded: str,
+    method: str,
+    path: str,
+    model: str,
+) -> str:
+    """The line; the last four are JSON already."""
+    stages = ",".join([f'"{name}":{quoted(verdict)}' for name, verdict in verdicts])
     total_ms = (now_s - exchange.started_s) * 1000
     first = f"{(exchange.first_byte_s - exchange.started_s) * 1000:.3f}" if exchange.first_byte_s else "null"
-    digest = credential_digest(exchange)
-    path = exchange.path.decode("latin-1")[:_SHOWN]
     return (
         f'{{"v":{VERSION},"time_ns":{exchange.started_ns},"seq":{exchange.sequence},'
         f'"request_id":"{exchange.request_id}","peer_ip":"{exchange.peer_ip}","client_ip":"{exchange.client_ip}",'
-        f'"forwarded":{quoted(exchange.forwarded_chain[:_SHOWN])},'
-        f'"credential":{_or_null(digest)},"key":{_or_null(exchange.credential_source)},'
-        f'"route":"{exchange.route}","method":{quoted(exchange.method)},"path":{quoted(path)},'
-        f'"model":{_or_null(exchange.model and exchange.model[:_SHOWN])},"stages":{{{stages}}},'
+        f'"forwarded":{forwarded},'
+        f'"credential":{_or_null(_digest(credential))},"key":{_or_null(exchange.credential_source)},'
+        f'"route":"{exchange.route}","method":{method},"path":{path},'
+        f'"model":{model},"stages":{{{stages}}},'
         f'"status":{exchange.status},"upstream_sent":"{exchange.upstream_sent}",'
         f'"bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},'
-        f'"first_byte_ms":{first},"total_ms":{total_ms:.3f},"aborted":{_or_null(exchange.aborted)}}}\n'
+        f'"first_byte_ms":{first},"total_ms":{total_ms:.3f},"stream":{_or_null(exchange.stream)},'
+        f'"aborted":{_or_null(exchange.aborted)}}}\n'
     )
+
+
+def _careful_line(exchange: Exchange, chain: Chain, now_s: float, credential: str) -> str:
+    """The line with what looks like a key masked, and with what a client wrote cut, the longest first, to fit."""
+    given = (exchange.forwarded_chain, exchange.method, exchange.path.decode("latin-1"), exchange.model or "")
+    # Masked before it is cut: half a key is still half a key.
+    texts = [_masked(text[: _SHOWN + _LONGEST_KEY], credential)[:_SHOWN] for text in given]
+    written = ['""', '""', '""', '""' if exchange.model else "null"]
+    fixed = 0
+    verdicts = chain.verdicts(exchange)
+    # Chains this long are an operator's own doing; of them the end says the most.
+    for kept in (verdicts, verdicts[-1:], []):
+        verdicts = kept
+        fixed = len(_written(exchange, verdicts, now_s, credential, *written))
+        if fixed <= MAX_LINE_BYTES:
+            break
+    shortest_first = sorted((len(quoted(text)), index) for index, text in enumerate(texts) if text)
+    left = len(shortest_first)
+    room = MAX_LINE_BYTES - fixed + len('""') * left
+    for _, index in shortest_first:
+        written[index] = _cut(texts[index], room // left)
+        room -= len(written[index])
+        left -= 1
+    return _written(exchange, verdicts, now_s, credential, *written)
+
+
+def _masked(text: str, credential: str) -> str:
+    if len(credential) >= _LEAST_MASKED:
+        text = text.replace(credential, _MASK)
+    return _KEY_LIKE.sub(_MASK, text)
+
+
+def _cut(text: str, most: int) -> str:
+    """The text as a JSON string of at most ``most`` characters, cut between two characters of its own."""
+    written = quoted(text)
+    while len(written) > most and text:
+        text = text[: len(text) * most // len(written)]
+        written = quoted(text)
+    return written
 
 
 def _or_null(text: str | None) -> str:
@@ -54,7 +132,10 @@ def _or_null(text: str | None) -> str:
 
 def credential_digest(exchange: Exchange) -> str | None:
     """The short digest of the credential an exchange travels with, or None without one."""
-    credential = exchange.credential or exchange.body_credential or bearer(exchange)
+    return _digest(exchange.credential or exchange.body_credential or bearer(exchange) or "")
+
+
+def _digest(credential: str) -> str | None:
     if not credential:
         return None
     return hashlib.sha256(credential.encode("utf-8", "replace")).hexdigest()[:12]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
-from proxy.core.errors import UpstreamError
+from proxy.core.errors import GatewayError, Stopping, UpstreamError
 from proxy.core.exchange import Exchange, Route
 from proxy.core.headers import Field, Headers, field
 from proxy.core.messages import INTERNAL_ERROR
@@ -77,15 +77,24 @@ class AnsweringDelegate(HTTPMessageDelegate):
 
     # answer
 
-    def _fail(self, error: UpstreamError) -> None:
+    def cut(self) -> None:
+        """End at once: the time that a stopping gateway gave its exchanges is over."""
+        if not self._answered:
+            self._fail(Stopping("it did not end before the gateway had to"))
+
+    def _fail(self, error: GatewayError) -> None:
         exchange = self.exchange
         log.warning("exchange %s: %s (%s)", exchange.request_id, error, type(error).__name__)
         if self._downstream.started:
-            exchange.aborted = "upstream"
+            exchange.aborted = "upstream" if isinstance(error, UpstreamError) else "gateway"
+            self._say_why(error)
             self._downstream.abort()
             self._complete()
         else:
             self._reply(error.reply())
+
+    def _say_why(self, error: GatewayError) -> None:
+        """Tell the client of an answer that is about to be cut, where its form has room for that."""
 
     def _crash(self) -> None:
         """A stage or we ourselves failed: the log gets the traceback, the client a request id."""

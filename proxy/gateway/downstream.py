@@ -15,7 +15,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
 from proxy.core.headers import Field, Headers
-from proxy.wire.connection import set_reset_on_close
+from proxy.wire.connection import Connection, set_reset_on_close
 from proxy.wire.framing import Framing
 
 
@@ -29,6 +29,11 @@ class Downstream(Protocol):
     @property
     def context(self) -> Any:
         """Who is there: ``address``."""
+        ...
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether the client asked to go over to WebSocket, and could."""
         ...
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
@@ -65,6 +70,14 @@ class Downstream(Protocol):
         """End an answer that was framed already."""
         ...
 
+    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+        """Write a 1xx answer before the real one, where that is possible."""
+        ...
+
+    def switch(self, fields: list[Field]) -> tuple[Connection, bytes]:
+        """Answer 101 and give the connection away, with what has come behind the request."""
+        ...
+
     def abort(self) -> None:
         """Break off so that the client sees a cut."""
         ...
@@ -85,6 +98,11 @@ class StockDownstream:
     def context(self) -> Any:
         """Who is there, in Tornado's own object."""
         return self._connection.context
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Never: Tornado's server cannot give its connection away, so an Upgrade is ignored there."""
+        return False
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """Call back when the client leaves while its answer is not whole."""
@@ -126,6 +144,13 @@ class StockDownstream:
     def splice_end(self) -> None:
         """Never called: this server frames bodies by itself."""
         raise TypeError("Tornado's server cannot splice")
+
+    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+        """Drop it: Tornado's connections write one head per request."""
+
+    def switch(self, fields: list[Field]) -> tuple[Connection, bytes]:
+        """Never called: an Upgrade is ignored on this server."""
+        raise TypeError("Tornado's server cannot give its connection away")
 
     def abort(self) -> None:
         """Break off; a body that would end with the connection is ended by a reset instead."""

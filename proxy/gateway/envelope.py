@@ -7,6 +7,7 @@ everything else the simple chat contract's: ``{"code", "msg", "data": {"response
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from proxy.core.catalogue import Catalogue
 from proxy.core.headers import field
@@ -19,9 +20,32 @@ JSON_TYPE = b"application/json; charset=utf-8"
 
 def openai_error(reply: Reply, catalogue: Catalogue, language: str) -> bytes:
     """The body of an error below ``/v1``; only ``message`` is translated."""
+    return dump({"error": error_object(reply, catalogue, language)})
+
+
+def error_object(reply: Reply, catalogue: Catalogue, language: str) -> dict[str, object]:
+    """OpenAI's error object: ``message``, ``type``, ``param``, ``code``."""
     message = catalogue.text(reply.sentences, language)
-    error = {"message": message, "type": reply.type, "param": reply.param, "code": reply.code}
-    return dump({"error": error})
+    return {"message": message, "type": reply.type, "param": reply.param, "code": reply.code}
+
+
+def error_event(path: bytes, error: Mapping[str, object], sequence_number: int) -> bytes:
+    """A whole server-sent event that tells of a failure within a stream, in the form that the path's streams have.
+
+    In both forms the key ``error`` is what OpenAI's SDKs look for to raise their ``APIError``; on ``/responses`` the
+    rest is the Responses API's own ``error`` event (https://platform.openai.com/docs/api-reference/responses-streaming).
+    """
+    if not path.endswith(b"/responses"):
+        return b"data: " + dump({"error": error}) + b"\n\n"
+    event = {
+        "type": "error",
+        "sequence_number": sequence_number,
+        "code": error.get("code"),
+        "message": error.get("message"),
+        "param": error.get("param"),
+        "error": error,
+    }
+    return b"event: error\ndata: " + dump(event) + b"\n\n"
 
 
 def chat_error(reply: Reply, catalogue: Catalogue, language: str) -> bytes:

@@ -20,6 +20,14 @@ from proxy.wire.pool import Pool
 class AnswerTaker(Protocol):
     """Takes the upstream's answer; after ``on_answer_end`` or ``on_answer_error`` nothing more comes."""
 
+    def on_answer_informational(self, head: ResponseHead) -> None:
+        """A 1xx answer before the real one."""
+        ...
+
+    def on_answer_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        """101: the connection is the taker's. Raises ResponseError if it did not ask for that."""
+        ...
+
     def on_answer_headers(self, head: ResponseHead) -> bool:
         """The head is in. True = give the body as it stands on the wire, framing included."""
         ...
@@ -149,6 +157,10 @@ class Forward:
         if connection is not None:
             connection.abandon()
 
+    def give_to(self, taker: AnswerTaker) -> None:
+        """Let somebody else take the rest of the answer."""
+        self._taker = taker
+
     # flow control of the answer
 
     def pause(self) -> None:
@@ -162,6 +174,19 @@ class Forward:
             self._connection.resume_reading()
 
     # the connection's callbacks
+
+    def on_upstream_informational(self, head: ResponseHead) -> None:
+        """Pass it on, and note that the upstream has the request."""
+        self._exchange.upstream_sent = UpstreamSent.YES
+        if self._taker is not None:
+            self._taker.on_answer_informational(head)
+
+    def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        """Give the connection away; from here on this object has nothing to do with it."""
+        self._exchange.upstream_sent = UpstreamSent.YES
+        if self._taker is not None:
+            self._taker.on_answer_switch(head, connection, data)
+            self._connection = self._taker = None
 
     def on_upstream_headers(self, head: ResponseHead) -> bool:
         """Pass the head on, and note that the upstream has the request."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import ssl
+import sys
 import time
 from collections.abc import Awaitable
 from email.utils import formatdate
@@ -20,7 +19,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from proxy.core.address import UNIX, client_address, contains, normalise_peer, parse_address, parse_network
+from proxy.core.address import UNIX, TrustedProxies, client_resolver, normalise_peer
 from proxy.core.catalogue import Catalogue, find_locales, negotiate
 from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange, Route
@@ -28,16 +27,19 @@ from proxy.core.headers import Field, Headers, field
 from proxy.core.reply import Reply
 from proxy.gateway.access_log import AccessLog
 from proxy.gateway.chat_contract import Defaults
-from proxy.gateway.delegate import ExchangeDelegate
 from proxy.gateway.downstream import Downstream, stock_downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_error, openai_error, refusal_of
+from proxy.gateway.hidden_clients import HIDDEN_CLIENTS_AFTER, HiddenClients
 from proxy.gateway.local import HealthDelegate, NowhereDelegate
+from proxy.gateway.openai_api import ApiDelegate
+from proxy.gateway.overload import BusyDelegate
 from proxy.gateway.routes import Destination, Routes, speaks_openai
 from proxy.gateway.simple_chat import ChatDelegate
 from proxy.limits.memory import MemoryStore
 from proxy.limits.store import Clock
 from proxy.stages import Services, build
 from proxy.stages.upstream import Upstream
+from proxy.wire.client_tls import client_context
 from proxy.wire.gate import RequestError
 from proxy.wire.pool import Pool, UpstreamTimeouts
 from proxy.wire.response import ResponseWriter
@@ -45,12 +47,6 @@ from proxy.wire.ticker import Ticker
 
 if TYPE_CHECKING:
     from proxy.settings.model import Settings
-
-log = logging.getLogger("sluice.gateway")
-
-_PRIVATE = tuple(map(parse_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
-HIDDEN_CLIENTS_AFTER = 20
-"""Requests from one and the same private peer after which we suspect that it hides the real clients."""
 
 
 class DataPlane(HTTPServerConnectionDelegate):
@@ -75,18 +71,21 @@ class DataPlane(HTTPServerConnectionDelegate):
         assert isinstance(upstream, Upstream)
         self.upstream = upstream
         # Made here, not with the first connection: a bad ca_file must not wait for the first request.
-        self._tls = ssl.create_default_context(cafile=upstream.config.ca_file) if upstream.origin.tls else None
+        self._tls = client_context(upstream.config.ca_file) if upstream.origin.tls else None
         self.catalogue = Catalogue.load(find_locales())
-        self.max_body_bytes = settings.listen.max_body_bytes
+        self.max_body_bytes = settings.downstream.max_body_bytes
         self.max_held_bytes = settings.simple_chat.max_body_bytes
         self.chat_defaults = chat_defaults(settings)
         self.is_ready = True
         self._routes = Routes(settings.simple_chat.route)
-        self._trusted = tuple(parse_network(entry) for entry in settings.trusted_proxies)
+        self.trusted = TrustedProxies.parse(settings.trusted_proxies)
+        self._resolve_client = client_resolver(settings.client_ip_header, self.trusted)
+        self._hidden_clients = HiddenClients(self.chain, trusts_proxies=bool(self.trusted))
+        self.heartbeat_s = upstream.config.heartbeat_s
+        self._most_in_flight = self._room = settings.overload.max_in_flight or sys.maxsize
         self._sequence = 0
         self._id_prefix = f"req_{os.urandom(6).hex()}"
         self._date = (0.0, b"")
-        self._only_peer: str | None = None
         self._in_flight = 0
         self._pool: Pool | None = None
         self._ticker: Ticker | None = None
@@ -99,13 +98,14 @@ class DataPlane(HTTPServerConnectionDelegate):
             return self.delegate_for(request_conn.head.target, request_conn)
         return _StockRouter(self, stock_downstream(request_conn))
 
-    def delegate_for(self, target: bytes, downstream: Downstream) -> HTTPMessageDelegate:
-        """The delegate for a target: the chain's, or a local answer."""
+    def delegate_for(self, target: bytes, downstream: Downstream, *, has_room: bool = True) -> HTTPMessageDelegate:
+        """The delegate for a target: the chain's, or a local answer; without room the chain's is a refusal."""
         destination = self._routes.destination(target)
-        if destination is Destination.API:
-            return ExchangeDelegate(self, downstream)
-        if destination is Destination.CHAT:
-            return ChatDelegate(self, downstream)
+        if destination is Destination.API or destination is Destination.CHAT:
+            is_api = destination is Destination.API
+            if self._in_flight >= self._room or not has_room:
+                return BusyDelegate(self, downstream, Route.API if is_api else Route.CHAT)
+            return ApiDelegate(self, downstream) if is_api else ChatDelegate(self, downstream)
         if destination is Destination.NOWHERE:
             return NowhereDelegate(self, downstream)
         return HealthDelegate(downstream, ok=destination is Destination.HEALTHZ or self.is_ready)
@@ -113,12 +113,11 @@ class DataPlane(HTTPServerConnectionDelegate):
     def open_exchange(self, method: str, target: bytes, headers: Headers, context: Any, route: Route) -> Exchange:
         """A new exchange, with its client's address resolved."""
         peer_ip = _peer_ip(context)
-        forwarded = headers.get_all(b"x-forwarded-for")
-        client_ip = client_address(peer_ip, forwarded, self._trusted) if forwarded and self._trusted else peer_ip
+        client_ip, forwarded = self._resolve_client(peer_ip, headers)
         self._sequence = sequence = self._sequence + 1
         self._in_flight += 1
         if sequence <= HIDDEN_CLIENTS_AFTER:
-            self._watch_peers(peer_ip, sequence)
+            self._hidden_clients.see(peer_ip, sequence)
         return Exchange(
             method=method,
             target=target,
@@ -130,8 +129,12 @@ class DataPlane(HTTPServerConnectionDelegate):
             sequence=sequence,
             started_ns=time.time_ns(),
             started_s=self.clock(),
-            forwarded_chain=b", ".join(forwarded).decode("latin-1") if forwarded else "",
+            forwarded_chain=forwarded,
         )
+
+    def refuse_new_work(self, refuse: bool) -> None:
+        """Take no more exchanges, or take them again; those under way are not touched."""
+        self._room = 0 if refuse else self._most_in_flight
 
     def close_exchange(self, exchange: Exchange) -> None:
         """An exchange has ended."""
@@ -164,7 +167,9 @@ class DataPlane(HTTPServerConnectionDelegate):
                 idle_s=config.idle_timeout_s,
                 pool_idle_s=config.pool_idle_timeout_s,
             )
-            self._pool = Pool(self.upstream.origin, self.ticker, timeouts, self._tls)
+            self._pool = Pool(
+                self.upstream.origin, self.ticker, timeouts, self._tls, max_connections=config.max_connections
+            )
         return self._pool
 
     def language_of(self, exchange: Exchange) -> str:
@@ -175,6 +180,10 @@ class DataPlane(HTTPServerConnectionDelegate):
         accepted = headers.get_all(b"accept-language")
         value = b",".join(accepted).decode("latin-1") if accepted else None
         return negotiate(value, self.settings.language)
+
+    def words_for(self, exchange: Exchange) -> tuple[Catalogue, str]:
+        """The catalogue, and the language to answer an exchange in."""
+        return self.catalogue, self.language_of(exchange)
 
     def render(self, reply: Reply, exchange: Exchange) -> tuple[bytes, bytes]:
         """(content type, body) of a reply, in the exchange's language and the shape of its route."""
@@ -206,23 +215,6 @@ class DataPlane(HTTPServerConnectionDelegate):
             value = formatdate(usegmt=True).encode("ascii")
             self._date = (now, value)
         return field(b"Date", value)
-
-    def _watch_peers(self, peer_ip: str, sequence: int) -> None:
-        """Warn once if all requests come from one private peer while stages judge by address."""
-        if sequence == 1:
-            self._only_peer = peer_ip
-        elif peer_ip != self._only_peer:
-            self._only_peer = None
-        if sequence < HIDDEN_CLIENTS_AFTER or self._only_peer is None or self._trusted or not _is_private(peer_ip):
-            return
-        judging = [s.name for s in self.chain.stages if "client_ip" in s.reads and s.name in self.chain.names]
-        if judging:
-            log.warning(
-                "every request so far came from %s, a private address: if that is a proxy or Docker's bridge, then "
-                "%s see one client instead of many; see 'Behind Docker or a proxy' in the README (TRUSTED_PROXIES)",
-                peer_ip,
-                " and ".join(judging),
-            )
 
     async def close(self) -> None:
         """Let go of every connection upstream. Running exchanges are cut."""
@@ -285,8 +277,3 @@ def _peer_ip(context: Any) -> str:
     if hasattr(context, "peer_ip"):
         context.peer_ip = peer_ip
     return peer_ip
-
-
-def _is_private(ip: str) -> bool:
-    """Whether an address is one that NAT and bridges use (RFC 1918, RFC 4193)."""
-    return ip != UNIX and contains(_PRIVATE, parse_address(ip)) is not None

@@ -12,9 +12,9 @@ from proxy.core.headers import Field, Headers, field
 from proxy.core.messages import METHOD_NOT_ALLOWED
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway import chat_contract
-from proxy.gateway.delegate import ExchangeDelegate
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_answer
+from proxy.gateway.forwarding import ForwardingDelegate
 from proxy.stages.key import bearer
 from proxy.wire.gate import ResponseHead
 
@@ -26,7 +26,7 @@ _USER_AGENT = f"sluice/{__version__}".encode("ascii")
 _ALLOW = field(b"Allow", b"POST")
 
 
-class ChatDelegate(ExchangeDelegate):
+class ChatDelegate(ForwardingDelegate):
     """One exchange of the simple chat contract; its body is always held, in both directions."""
 
     route = Route.CHAT

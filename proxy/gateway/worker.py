@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -12,18 +13,24 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from proxy.gateway.access_log import AccessLog
+from proxy.gateway.overload import MemoryGuard, Surplus
 from proxy.gateway.plane import DataPlane
-from proxy.wire.listener import Listener, Timeouts
+from proxy.wire.endpoint import Endpoint
+from proxy.wire.listener import MAX_SURPLUS, Listener, Timeouts
+from proxy.wire.tls import ServerTls
 
 if TYPE_CHECKING:
+    from proxy.settings.listen import Listen
     from proxy.settings.model import Settings
 
 log = logging.getLogger("sluice")
 
 EX_UNAVAILABLE = 69
 """Exit status for a port that is not to be had (<sysexits.h>)."""
-DRAIN_S = 30.0
-"""How long running exchanges may take after a signal to stop."""
+EX_CUT = 1
+"""Exit status of a gateway that had to cut exchanges to stop."""
+RESERVED_FILES = 64
+"""Open files that are no connections: listeners, logs, libraries."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -35,6 +42,36 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def open_file_limit() -> int:
+    """How many files this process may have open, once it has raised its own limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_for(files: int) -> int:
+    """How many clients so many open files are enough for: each may need a second one upstream."""
+    reserved = min(RESERVED_FILES, files // 4)
+    surplus = min(MAX_SURPLUS, files // 8)
+    return max((files - reserved - surplus) // 2, 1)
+
+
+def endpoint_of(listen: Listen) -> Endpoint:
+    """What a listener of the settings is to the wire. Raises OSError for TLS files that cannot be used."""
+    tls = listen.tls
+    return Endpoint(
+        host=listen.host,
+        port=listen.port,
+        unix=listen.unix,
+        mode=listen.permissions,
+        tls=None if tls is None else ServerTls(tls.cert, tls.key, tls.client_ca, tls.min_version),
+        proxy_protocol=listen.proxy_protocol == "required",
+    )
+
+
 class Worker:
     """Serves one configuration until it is told to stop."""
 
@@ -42,18 +79,33 @@ class Worker:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._stop: asyncio.Future[None] = self._loop.create_future()
-        self._signals = 0
+        self._stop_now: asyncio.Future[None] = self._loop.create_future()
+        self._is_stopping = False
         self._at_close: list[Callable[[], None]] = []
         self._access_log = self._open_access_log()
         self.plane = DataPlane(settings, self._access_log)
-        listen = settings.listen
+        downstream = settings.downstream
         self.listener = Listener(
             self.plane,
             ticker=self.plane.ticker,
-            timeouts=Timeouts(listen.header_timeout_s, listen.body_timeout_s, listen.keep_alive_timeout_s),
-            max_header_bytes=listen.max_header_bytes,
+            timeouts=Timeouts(
+                header_s=downstream.header_timeout_s,
+                body_s=downstream.body_timeout_s,
+                keep_alive_s=downstream.keep_alive_timeout_s,
+                write_s=downstream.write_timeout_s,
+            ),
+            max_header_bytes=downstream.max_header_bytes,
             on_error=self.plane.render_refusal,
+            max_connections=settings.overload.max_connections or connections_for(open_file_limit()),
+            surplus_app=Surplus(self.plane),
+            may_speak_proxy=self.plane.trusted.holds,
         )
+        if settings.overload.max_memory_bytes:
+            self.plane.ticker.poll(MemoryGuard(settings.overload.max_memory_bytes, self._on_memory))
+
+    def _on_memory(self, is_tight: bool, is_full: bool) -> None:
+        self.listener.is_shedding = is_tight or self._is_stopping
+        self.plane.refuse_new_work(is_full)
 
     def _open_access_log(self) -> AccessLog | None:
         config = self._settings.access_log
@@ -67,11 +119,14 @@ class Worker:
 
     async def start(self) -> None:
         """Bind and accept. Raises OSError if the address cannot be had."""
-        listen = self._settings.listen
-        await self.listener.listen(listen.host, listen.port)
-        for host, port in self.listener.addresses:
-            shown = f"[{host}]" if ":" in host else host
-            log.info("listening on http://%s:%d, forwarding to %s", shown, port, self.plane.upstream.config.base_url)
+        for listen in self._settings.listeners:
+            try:
+                await self.listener.listen(endpoint_of(listen))
+            except OSError as error:
+                error.filename = error.filename or f"{listen.place} (listen)"
+                raise
+        for url in self.listener.urls:
+            log.info("listening on %s, forwarding to %s", url, self.plane.upstream.config.base_url)
 
     def at_close(self, callback: Callable[[], None]) -> None:
         """Call this when everything ends."""
@@ -79,21 +134,28 @@ class Worker:
 
     def stop(self) -> None:
         """End soon: the first call drains, a second one ends now."""
-        self._signals += 1
         if not self._stop.done():
             self._stop.set_result(None)
-        elif self._signals > 1:
+        elif not self._stop_now.done():
             log.warning("stopping now")
+            self._stop_now.set_result(None)
             self.listener.abort()
 
-    async def run(self) -> None:
-        """Serve until `stop`, then drain."""
+    async def run(self) -> bool:
+        """Serve until `stop`, then drain; False if exchanges had to be cut."""
         await self._stop
+        drain = self._settings.drain
         self.plane.is_ready = False
+        self.listener.is_shedding = self._is_stopping = True
+        if drain.delay_s:
+            log.info("not ready any more; accepting for another %g second(s)", drain.delay_s)
+            await asyncio.wait([self._stop_now], timeout=drain.delay_s)
         log.info("draining %d connection(s)", len(self.listener))
-        if not await self.listener.drain(DRAIN_S):
-            log.warning("some exchanges were cut after %d seconds", DRAIN_S)
+        all_ended = await self.listener.drain(0 if self._stop_now.done() else drain.timeout_s)
+        if not all_ended:
+            log.warning("some exchanges were cut: they had not ended within drain.timeout_s, or a signal said now")
         await self.close()
+        return all_ended
 
     async def close(self) -> None:
         """Let go of everything, now."""
@@ -119,16 +181,14 @@ def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
             on_start(worker)
             await worker.start()
         except OSError as error:
-            where = error.filename or f"{settings.listen.host}:{settings.listen.port} (listen.port)"
-            log.error("cannot use %s: %s", where, error.strerror or error)
+            log.error("cannot use %s: %s", error.filename or "the network", error.strerror or error)
             if worker is not None:
                 await worker.close()
             return EX_UNAVAILABLE
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError):
                 loop.add_signal_handler(number, worker.stop)
-        await worker.run()
-        return 0
+        return 0 if await worker.run() else EX_CUT
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main())

@@ -8,8 +8,10 @@ from asyncio import Future
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
+from proxy.core.sse import EventWatch
+from proxy.wire.client_tls import ended_properly
 from proxy.wire.connection import NEVER, Connection
-from proxy.wire.framing import BodyReader, CloseReader, Framing, FramingError, reader_for
+from proxy.wire.framing import BodyReader, ChunkedReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser
 
@@ -24,6 +26,14 @@ MAX_INFORMATIONAL = 10
 
 class Receiver(Protocol):
     """Takes one answer. After `on_upstream_end` or `on_upstream_error` nothing more comes."""
+
+    def on_upstream_informational(self, head: ResponseHead) -> None:
+        """A 1xx answer before the real one (RFC 9110 section 15.2)."""
+        ...
+
+    def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        """101: the connection, with its first bytes, is the receiver's. Raises ResponseError if it did not ask."""
+        ...
 
     def on_upstream_headers(self, head: ResponseHead) -> bool:
         """The head is in. True = give the body as it stands on the wire, framing included."""
@@ -59,6 +69,7 @@ class UpstreamConnection(Connection):
         self._asked = False  # a byte of the current request has been written
         self._is_paused = False
         self._saw_eof = False
+        self._ended_properly = False  # and not by whoever could end a connection on the way
 
     # asyncio's callbacks
 
@@ -84,6 +95,7 @@ class UpstreamConnection(Connection):
     def eof_received(self) -> bool:
         """The origin has closed its half."""
         self._saw_eof = True
+        self._ended_properly = ended_properly(self._transport)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,7 +104,7 @@ class UpstreamConnection(Connection):
         super().connection_lost(exc)
         if self._receiver is None:
             return
-        if exc is None and self._saw_eof and isinstance(self._reader, CloseReader):
+        if exc is None and self._ended_properly and isinstance(self._reader, CloseReader):
             self._end()
         else:
             self._fail(ProtocolError(f"the connection ended early: {exc or 'closed by the upstream'}"))
@@ -115,6 +127,18 @@ class UpstreamConnection(Connection):
         """Send bytes of the request; the future is done when more is welcome."""
         self._asked = True
         return super().write(data)
+
+    def pause_writing(self) -> None:
+        """The upstream takes the request slowly: it has ``idle_s`` to take some of it."""
+        super().pause_writing()
+        if self._receiver is not None and self._head is None:
+            self.deadline_s = self._loop.time() + self._pool.timeouts.idle_s
+
+    def resume_writing(self) -> None:
+        """The upstream has caught up; what comes next is the client's to send."""
+        super().resume_writing()
+        if self._receiver is not None and self._head is None and not self._request_ended:
+            self.deadline_s = NEVER
 
     def request_ended(self) -> None:
         """The whole request is written: the wait for its answer begins."""
@@ -146,8 +170,12 @@ class UpstreamConnection(Connection):
 
     def on_deadline(self) -> None:
         """No first byte, or no next byte, in time; or unused for too long."""
-        if self._receiver is None:
+        if self.is_closing:
+            self.abort()
+        elif self._receiver is None:
             self.close()
+        elif not self._request_ended:
+            self._fail(ReadTimeout("nothing more of the request was taken within idle_timeout_s"))
         elif self._head is None:
             self._fail(ReadTimeout("no answer within first_byte_timeout_s"))
         else:
@@ -173,11 +201,7 @@ class UpstreamConnection(Connection):
         rest = data[end:] if end < len(data) else b""
         head.body_follows = bool(rest)
         if head.status < 200:
-            self._informational += 1
-            if head.status == 101 or self._informational > MAX_INFORMATIONAL:
-                raise ResponseError("an unexpected 1xx answer")
-            self._parser = ResponseParser()
-            return rest
+            return self._read_informational(head, rest)
         self._head = head
         self._parser = None
         self._reader = reader_for(head.framing, head.content_length)
@@ -187,18 +211,35 @@ class UpstreamConnection(Connection):
             return b""
         return rest
 
+    def _read_informational(self, head: ResponseHead, rest: bytes) -> bytes:
+        receiver = self._receiver
+        assert receiver is not None
+        if head.status == 101:
+            receiver.on_upstream_switch(head, self, rest)
+            return b""
+        self._informational += 1
+        if self._informational > MAX_INFORMATIONAL:
+            raise ResponseError("too many 1xx answers")
+        self._parser = ResponseParser()
+        receiver.on_upstream_informational(head)
+        return rest
+
     def _read_body(self, data: bytes) -> bytes:
-        reader, receiver = self._reader, self._receiver
+        reader, receiver, head = self._reader, self._receiver, self._head
         assert reader is not None
         assert receiver is not None
+        assert head is not None
         if self._splices:
-            end = reader.read(data, None)
+            end = reader.read(data, None) if head.events is None else _watch_events(reader, head.events, data)
             receiver.on_upstream_data(data if end < 0 or end == len(data) else data[:end])
         else:
             pieces: list[bytes] = []
             end = reader.read(data, pieces)
             if pieces:
-                receiver.on_upstream_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                if head.events is not None:
+                    head.events.feed(piece)
+                receiver.on_upstream_data(piece)
         if end >= 0 and self._receiver is not None:
             self._end(has_extra=end < len(data))
         return b""
@@ -217,6 +258,11 @@ class UpstreamConnection(Connection):
             self.close()
         receiver.on_upstream_end()
 
+    def hand_over(self) -> None:
+        """The connection is no longer HTTP: whoever asked for that takes it from here."""
+        self._receiver = None
+        self.deadline_s = NEVER
+
     def _fail(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None
         self.abort()
@@ -226,6 +272,16 @@ class UpstreamConnection(Connection):
     def __repr__(self) -> str:
         state = "idle" if self._receiver is None else "busy"
         return f"<UpstreamConnection {self._pool.origin.host}:{self._pool.origin.port} {state}>"
+
+
+def _watch_events(reader: BodyReader, events: EventWatch, data: bytes) -> int:
+    """Read a body that is passed on as it stands, and let its payload be watched; the offset behind its end."""
+    pieces: list[bytes] = []
+    end = reader.read(data, pieces)
+    for piece in pieces:
+        events.feed(piece)
+    events.is_between_chunks = isinstance(reader, ChunkedReader) and reader.is_between_chunks
+    return end
 
 
 def _watch_unread(sock: socket.socket | None) -> select.poll | None:

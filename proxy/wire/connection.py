@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from asyncio import Future
+from contextlib import suppress
 from typing import cast
 
 from tornado.iostream import StreamClosedError
 
 WRITE_AHEAD = 65_536
 """Bytes the transport buffers before a write answers a future that waits."""
+CLOSE_S = 30.0
+"""How long a closed connection may take to send what was written before."""
 NEVER = float("inf")
+_NO_BYTES = bytes(4)  # a C int
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
@@ -74,10 +81,16 @@ class Connection(asyncio.Protocol):
         return self._transport.is_closing()
 
     def close(self) -> None:
-        """Close when everything written has gone out."""
-        self.deadline_s = NEVER
+        """Close when everything written has gone out, or could not within `CLOSE_S`."""
+        self.deadline_s = self._loop.time() + CLOSE_S if self._transport.get_write_buffer_size() else NEVER
         if not self._transport.is_closing():
             self._transport.close()
+
+    def give_to(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Let another protocol have the transport's callbacks from now on; it reports the connection's loss here."""
+        self.deadline_s = NEVER
+        self._transport.set_protocol(protocol)
+        return self._transport
 
     def abort(self) -> None:
         """Close now, whatever has not gone out. The other side sees a clean end all the same."""
@@ -89,6 +102,20 @@ class Connection(asyncio.Protocol):
         if self._socket is not None and not self._transport.is_closing():
             set_reset_on_close(self._socket)
         self.abort()
+
+
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """How much of what was written the other side has not acknowledged: in our buffer and in the kernel's.
+
+    The kernel's buffer may hold megabytes, so ours alone would not show that a slow client still takes something.
+    """
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sys.platform == "linux":
+        with suppress(OSError):
+            queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _NO_BYTES)
+            waiting += int.from_bytes(queued, sys.byteorder)
+    return waiting
 
 
 def set_reset_on_close(sock: socket.socket) -> None:

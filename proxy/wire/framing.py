@@ -14,9 +14,13 @@ from typing import Protocol
 MAX_LINE = 4096
 """Longest chunk-size line with its extensions, and longest block of trailers, in bytes."""
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_SIZE_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*\r\n" % (_TOKEN, _TOKEN, _QUOTED)
+)
 _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?)?\r?)?\Z")
-_TRAILERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
+_TRAILERS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n" % _TOKEN)
 
 
 class FramingError(ValueError):
@@ -96,6 +100,11 @@ class ChunkedReader:
         self._remaining = 0  # of the current chunk, its closing CRLF included
         self._line = b""  # the beginning of a size line or of the trailers that is not whole yet
         self._in_trailers = False
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether another chunk could stand here without breaking one."""
+        return not (self._remaining or self._line or self._in_trailers)
 
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:
         """Take the next bytes; see the module's docstring. Raises FramingError."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from proxy.core.headers import Headers
+from proxy.core.headers import FORWARDING, Headers
+from proxy.core.sse import EventWatch
 from proxy.wire.framing import Framing
 
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
@@ -17,20 +18,22 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~-]{1,253})(?::([0-
 _AMBIGUOUS_PATH = re.compile(rb"^//|\\|%5c|%00|(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|;|\Z)", re.IGNORECASE)
 _REMEMBERED = 512
 """Targets and hosts up to this many bytes are judged once and remembered: most requests have the same few."""
-_NAME_TWINS = bytes.maketrans(b"_.", b"--")
-_TWINNED = frozenset(
-    {
-        b"authorization",
-        b"connection",
-        b"content-length",
-        b"forwarded",
-        b"host",
-        b"transfer-encoding",
-        b"x-forwarded-for",
-        b"x-real-ip",
-    }
+_DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,17})\Z")
+_REASON = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
+_HYPHENS = re.compile(rb"[-_.]+")
+_TWINNED = FORWARDING | {
+    b"authorization",
+    b"connection",
+    b"content-length",
+    b"expect",
+    b"host",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+}
+_JUDGED = frozenset(
+    {b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
 )
-_JUDGED = frozenset({b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"})
 ALLOWED_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 _ALLOWED = frozenset(ALLOWED_METHODS.split(", "))
 
@@ -60,6 +63,7 @@ class RequestHead:
         "method",
         "target",
         "version",
+        "wants_websocket",
     )
 
     def __init__(self, method: str, target: bytes, version: str, headers: Headers) -> None:
@@ -71,12 +75,23 @@ class RequestHead:
         self.content_length = 0
         self.keep_alive = version == "1.1"
         self.expects_continue = False
+        self.wants_websocket = False  # the one Upgrade we perform; any other one is ignored (RFC 9110 section 7.8)
 
 
 class ResponseHead:
     """The head of one answer that passed the gate."""
 
-    __slots__ = ("body_follows", "content_length", "framing", "headers", "keep_alive", "reason", "status", "version")
+    __slots__ = (
+        "body_follows",
+        "content_length",
+        "events",
+        "framing",
+        "headers",
+        "keep_alive",
+        "reason",
+        "status",
+        "version",
+    )
 
     def __init__(self, status: int, reason: bytes, version: str, headers: Headers) -> None:
         self.status = status
@@ -84,6 +99,7 @@ class ResponseHead:
         self.version = version
         self.headers = headers
         self.body_follows = False  # the first bytes of its body came in the same segment
+        self.events: EventWatch | None = None  # put here by whoever wants its body watched as a stream of events
         self.framing = Framing.CLOSE
         self.content_length = 0
         self.keep_alive = version == "1.1"
@@ -100,7 +116,7 @@ def check_request(head: RequestHead) -> None:
     closes = False
     fields = head.headers.fields
     names = b" ".join([line[0] for line in fields])
-    if b"_" in names or b"." in names:
+    if b"_" in names or b"." in names or b"--" in names:
         _check_twins(head.headers)
     for lower, _, value in fields:
         if lower not in _JUDGED:
@@ -112,8 +128,9 @@ def check_request(head: RequestHead) -> None:
         elif lower == b"content-length":
             if head.framing is not Framing.NONE:
                 raise RequestError(400, "the body is framed twice")
-            if not value.isdigit() or len(value) > 18:
-                raise RequestError(400, "Content-Length is not a decimal number")
+            # A leading zero is octal to some, and must not go on as it came.
+            if not _DECIMAL.match(value):
+                raise RequestError(400, "Content-Length is not a plain decimal number")
             head.framing = Framing.LENGTH
             head.content_length = int(value)
         elif lower == b"transfer-encoding":
@@ -129,12 +146,28 @@ def check_request(head: RequestHead) -> None:
             if value.lower() != b"100-continue":
                 raise RequestError(417, "the only expectation understood is 100-continue")
             head.expects_continue = not is_old
+        elif lower == b"upgrade":
+            # Nothing but this one word on a plain GET: with more than one protocol or a body it is ignored.
+            head.wants_websocket = value.lower() == b"websocket"
         elif lower == b"authorization":
             if seen_authorization:
                 raise RequestError(400, "there is more than one Authorization header")
             seen_authorization = True
     head.keep_alive = head.keep_alive and not closes
     _check_host(host, is_old)
+    if head.wants_websocket:
+        head.wants_websocket = _may_switch(head)
+
+
+def _may_switch(head: RequestHead) -> bool:
+    """Whether a request that names WebSocket in Upgrade really asks for it (RFC 6455 section 4.1)."""
+    return (
+        head.method == "GET"
+        and head.version == "1.1"
+        and head.framing is Framing.NONE
+        and any(_says(b"upgrade", value) for value in head.headers.get_all(b"connection"))
+        and len(head.headers.get_all(b"upgrade")) == len(head.headers.get_all(b"sec-websocket-key")) == 1
+    )
 
 
 def _check_target(head: RequestHead) -> None:
@@ -174,10 +207,10 @@ def _is_host(host: bytes) -> bool:
 
 
 def _check_twins(headers: Headers) -> None:
-    """Refuse a name that some servers take for another one: ``Authorization_``, ``X_Forwarded_For``."""
+    """Refuse a name that some servers take for another one: ``Authorization_``, ``X_Forwarded_For``, ``Host--``."""
     for name, _, _ in headers.fields:
-        if b"_" in name or b"." in name:
-            twin = name.translate(_NAME_TWINS).strip(b"-")
+        if b"_" in name or b"." in name or b"--" in name:
+            twin = _HYPHENS.sub(b"-", name).strip(b"-")
             if twin in _TWINNED or headers.get(twin) is not None:
                 shown = name.decode("latin-1")
                 raise RequestError(400, f"the header {shown!r} can be taken for {twin.decode('latin-1')!r}")
@@ -187,6 +220,10 @@ def check_response(head: ResponseHead) -> None:
     """The gate for answers: sets framing and persistence. Raises ResponseError."""
     if head.version not in ("1.0", "1.1"):
         raise ResponseError("another version than HTTP/1.0 or HTTP/1.1")
+    if head.status < 100:
+        raise ResponseError("a status below 100")
+    if head.reason != b"OK" and not _REASON.match(head.reason):
+        raise ResponseError("a control character in the reason")
     closes = False
     for lower, _, value in head.headers.fields:
         if lower not in _JUDGED:
@@ -207,6 +244,9 @@ def check_response(head: ResponseHead) -> None:
         elif lower == b"connection":
             closes = closes or _says(b"close", value)
             head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
+            # Whoever takes it at its word drops the length, and with it the end of the body.
+            if len(value) > 13 and _says(b"content-length", value):
+                raise ResponseError("Connection names Content-Length")
     head.keep_alive = head.keep_alive and not closes
 
 

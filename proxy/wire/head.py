@@ -20,7 +20,7 @@ from proxy.wire.framing import Framing
 from proxy.wire.gate import RequestError, RequestHead, ResponseError, ResponseHead, check_request, check_response
 
 MAX_FIELDS = 100
-"""Header lines of one message."""
+"""Header lines of one message; one of them may have half the bytes a head may have."""
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _BLANK_LINE = (b"\r", b"\n")
@@ -128,6 +128,9 @@ class RequestParser(_HeadParser):
 
     def head(self) -> RequestHead:
         """The whole head, checked. Raises RequestError."""
+        most = self._max_bytes // 2
+        if len(self._data) > most:
+            self._check_lengths(most)
         fields = self._fields()
         if len(fields) > MAX_FIELDS:
             raise RequestError(431, f"there are more than {MAX_FIELDS} header lines")
@@ -138,6 +141,14 @@ class RequestParser(_HeadParser):
         head = RequestHead(method.decode("ascii"), target, _VERSIONS.get(version, ""), Headers(fields))
         check_request(head)
         return head
+
+    def _check_lengths(self, most: int) -> None:
+        """Refuse a line of more than ``most`` bytes: what comes behind us may read less than we do."""
+        start, *lines = self._data.split(b"\r\n")
+        if len(start) > most:
+            raise RequestError(414, "the target is too long")
+        if any(len(line) > most for line in lines):
+            raise RequestError(431, "a header line is too long")
 
 
 class ResponseParser(_HeadParser):

@@ -7,7 +7,11 @@ import socket
 
 
 class PeerContext:
-    """``address``, ``remote_ip`` and ``protocol`` as `tornado.httputil.HTTPServerRequest` reads them."""
+    """``address``, ``remote_ip`` and ``protocol`` as `tornado.httputil.HTTPServerRequest` reads them.
+
+    ``address`` is a tuple for TCP and something else for a unix socket, whose peer has none. ``protocol`` is
+    ``https`` where TLS ends here.
+    """
 
     __slots__ = ("address", "address_family", "peer_ip", "protocol", "remote_ip")
 
@@ -17,8 +21,15 @@ class PeerContext:
         self.address_family = sock.family if sock is not None else None
         inet = self.address_family in (socket.AF_INET, socket.AF_INET6) and bool(self.address)
         self.remote_ip = self.address[0] if inet else "0.0.0.0"
-        self.protocol = protocol
+        self.protocol = protocol if transport.get_extra_info("sslcontext") is None else "https"
         self.peer_ip: str | None = None  # the data plane's normalised form, worked out once
+
+    def claim(self, source: tuple[str, int]) -> None:
+        """Take the address a trusted proxy gave in its PROXY header for the socket's own."""
+        self.address = source
+        self.address_family = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
+        self.remote_ip = source[0]
+        self.peer_ip = None
 
     def __str__(self) -> str:
         return str(self.remote_ip)

@@ -65,10 +65,15 @@ class ReadAhead:
 
     def poll(self) -> None:
         """While nothing is read, only the kernel's state of the socket tells whether the other side left."""
-        sock = self._transport.get_extra_info("socket")
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        except (OSError, AttributeError):
-            return
-        if state in _GONE_STATES:
+        if has_left(self._transport):
             self._on_gone()
+
+
+def has_left(transport: asyncio.Transport) -> bool:
+    """Whether the other side of a connection has closed or reset it, asked without reading."""
+    sock = transport.get_extra_info("socket")
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except (OSError, AttributeError):
+        return False
+    return state in _GONE_STATES

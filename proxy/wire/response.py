@@ -64,6 +64,11 @@ class ResponseWriter(HTTPConnection):
         return self._connection.context
 
     @property
+    def wants_websocket(self) -> bool:
+        """Whether the client asked to go over to WebSocket, and could."""
+        return self.head.wants_websocket
+
+    @property
     def no_keep_alive(self) -> bool:
         """Whether the connection ends with this response."""
         return not self._connection.keeps_alive
@@ -90,11 +95,13 @@ class ResponseWriter(HTTPConnection):
         headers: HTTPHeaders,
         chunk: bytes | None = None,
     ) -> Future[None]:
-        """Write the head; the body is framed by its Content-Length, else in chunks, else by the end."""
+        """Write the head; the body is framed by its Content-Length, else in chunks, else by the end.
+
+        Raises ValueError for a head that a client could read in more than one way.
+        """
         assert isinstance(start_line, ResponseStartLine)
         lines = lines_of(headers)
-        length = lines.get(b"content-length")
-        if length is not None:
+        if _announces_length(lines):
             framing = Framing.LENGTH
         elif self.head.version == "1.1":
             framing = Framing.CHUNKED
@@ -106,16 +113,24 @@ class ResponseWriter(HTTPConnection):
         return self.start(start_line.code, reason, lines.fields, framing, chunk or b"")
 
     def write(self, chunk: bytes) -> Future[None]:
-        """Write a piece of the body in the framing of the head."""
+        """Write a piece of the body in the framing of the head. Raises HTTPOutputError if there is no head yet."""
+        if self._finished:
+            return self._connection.refused()
+        if not self.started:
+            raise HTTPOutputError("a body was written before its head")
         if not chunk:
             return self._connection.writable()
         return self.splice(self._framed(chunk))
 
     def finish(self) -> None:
-        """End the response. Raises HTTPOutputError if fewer bytes were written than announced."""
+        """End the response. Raises HTTPOutputError if there is none, or fewer bytes of it than announced."""
         if self._finished:
             return
         self._finished = True
+        if not self.started and not self._connection.is_closing:
+            # The next answer on this connection would be taken for this one.
+            self._connection.abort()
+            raise HTTPOutputError("the response ended before it began")
         if self._remaining > 0 and not self._connection.is_closing:
             self._connection.abort()
             raise HTTPOutputError(f"{self._remaining} bytes fewer were written than Content-Length announced")
@@ -182,6 +197,17 @@ class ResponseWriter(HTTPConnection):
                 self.splice(b"")
             self._connection.response_finished(self, False)
 
+    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+        """Write a 1xx answer before the real one; HTTP/1.0 knows none (RFC 9110 section 15.2)."""
+        if not self.started and not self._forsaken and self.head.version == "1.1":
+            self._connection.write(status_line(status, reason) + encode(fields) + b"\r\n")
+
+    def switch(self, fields: list[Field]) -> tuple[ServerConnection, bytes]:
+        """Answer 101 and give the connection away, with the bytes that have come behind the request."""
+        self.started = self._finished = True
+        self._connection.write(status_line(101, b"Switching Protocols") + encode(fields) + b"\r\n")
+        return self._connection, self._connection.hand_over()
+
     def abort(self) -> None:
         """Break the connection off so that the client cannot take what it has for the whole answer."""
         self._finished = True
@@ -217,6 +243,20 @@ class ResponseWriter(HTTPConnection):
                 self._connection.abort()
                 raise HTTPOutputError("more bytes were written than Content-Length announced")
         return chunk
+
+
+def _announces_length(lines: Headers) -> bool:
+    """Whether a head of a delegate's making has a Content-Length.
+
+    Raises ValueError if that is not one decimal number, and for a Transfer-Encoding, which is the wire's to choose
+    (RFC 9112 sections 6.1 and 6.2).
+    """
+    lengths = lines.get_all(b"content-length")
+    if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
+        raise ValueError("Content-Length is not one decimal number")
+    if lines.get(b"transfer-encoding") is not None:
+        raise ValueError("Transfer-Encoding is not for a delegate to set")
+    return bool(lengths)
 
 
 def status_line(status: int, reason: bytes) -> bytes:

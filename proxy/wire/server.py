@@ -1,7 +1,9 @@
 """The server side of the wire: accepts connections, cuts requests out of them, hands each to a delegate.
 
-One connection goes round: HEAD → BODY → ANSWER → HEAD. While the delegate asks for time the connection is HELD:
+One connection goes round: HEAD → BODY → ANSWER → HEAD; by way of FLUSH, if the client has not taken enough of its
+answer for another one to be fetched. While the delegate asks for time the connection is HELD:
 bytes that arrive then wait in a small buffer, because a connection that is not read notices neither FIN nor RST.
+It leaves the round to a protocol of its own, `Linger` or a `Tunnel`, or by being CLOSED.
 """
 
 from __future__ import annotations
@@ -13,15 +15,16 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate, RequestStartLine
+from tornado.httputil import HTTPMessageDelegate, RequestStartLine
 
 from proxy.core.headers import Headers
-from proxy.wire.connection import NEVER, Connection
+from proxy.wire.connection import NEVER, Connection, unsent_bytes
 from proxy.wire.framing import BodyReader, FramingError, LengthReader, reader_for
 from proxy.wire.gate import RequestError, RequestHead
 from proxy.wire.head import RequestParser
 from proxy.wire.headers import WireHeaders
 from proxy.wire.hold import Hold
+from proxy.wire.linger import Linger
 from proxy.wire.peer import PeerContext
 from proxy.wire.read_ahead import ReadAhead
 from proxy.wire.response import ResponseWriter, error_response
@@ -33,10 +36,6 @@ log = logging.getLogger("sluice.wire")
 
 DISCARD_AT_MOST = 262_144
 """Bytes of an unwanted body that are read and thrown away to keep the connection."""
-LINGER_S = 1.0
-"""How long a closing connection is still read, so that the client gets our answer and not a reset."""
-LINGER_AT_MOST_S = 30.0
-"""The same for a client that is still taking the answer."""
 
 
 class State(Enum):
@@ -46,8 +45,15 @@ class State(Enum):
     BODY = "body"
     HELD = "held"
     ANSWER = "answer"
+    FLUSH = "flush"
     LINGER = "linger"
+    TUNNEL = "tunnel"
     CLOSED = "closed"
+
+
+_BUSY = frozenset({State.HELD, State.ANSWER, State.FLUSH})
+"""Where bytes that come have to wait."""
+_UNDER_WAY = _BUSY | {State.BODY, State.TUNNEL}
 
 
 class _Nobody(HTTPMessageDelegate):
@@ -66,7 +72,7 @@ class ServerConnection(Connection):
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.loop)
         self._listener = listener
-        self._app: HTTPServerConnectionDelegate = listener.app
+        self._app = listener.app
         self.max_body_bytes = 0
         self.body_timeout_s = listener.timeouts.body_s
         self.keeps_alive = True
@@ -78,6 +84,7 @@ class ServerConnection(Connection):
         self._body_ended = False
         self._body_bytes = 0
         self._is_consuming = False
+        self._unsent = 0
         self._hold = Hold(self._release, self.abort)
 
     # asyncio's callbacks
@@ -88,7 +95,7 @@ class ServerConnection(Connection):
         self._ahead = ReadAhead(self._transport, self._listener.ticker, self.abort)
         self.context = PeerContext(self._transport, self._listener.protocol)
         self.deadline_s = self._loop.time() + self._listener.timeouts.header_s
-        self._listener.opened(self)
+        self._app = self._listener.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -131,7 +138,7 @@ class ServerConnection(Connection):
                     data = self._read_head(data)
                 elif state is State.BODY:
                     data = self._read_body(data)
-                elif state in (State.HELD, State.ANSWER):
+                elif state in _BUSY:
                     self._ahead.keep(data)
                     return
                 else:
@@ -165,7 +172,7 @@ class ServerConnection(Connection):
 
     def _begin(self, head: RequestHead) -> None:
         """Hand a new request to a new delegate."""
-        self.keeps_alive = head.keep_alive and not self._listener.is_draining
+        self.keeps_alive = head.keep_alive and self._listener.keeps_connections
         self.max_body_bytes = 0
         self._body_bytes = 0
         self._reader = reader_for(head.framing, head.content_length)
@@ -254,7 +261,7 @@ class ServerConnection(Connection):
 
     def settle_persistence(self) -> bool:
         """Decide, while the head is written, whether the connection will outlive the response."""
-        if self._listener.is_draining:
+        if not self._listener.keeps_connections or self._app is not self._listener.app:
             self.keeps_alive = False
         if self._state in (State.BODY, State.HELD) and not self._body_ended and not self._is_small_rest():
             self.keeps_alive = False
@@ -290,7 +297,11 @@ class ServerConnection(Connection):
             self._consume_ahead()
 
     def next_request(self) -> None:
-        """Wait for the next request on this connection."""
+        """Wait for the next request on this connection, once the client has caught up with its answers."""
+        if self._drained is not None:
+            self._state = State.FLUSH
+            self._allow_stall()
+            return
         self._state = State.HEAD
         self._reader = None
         self._hold.forget()
@@ -300,12 +311,40 @@ class ServerConnection(Connection):
             self.close()
 
     def _linger(self) -> None:
-        """Say that nothing more comes, and read on for a moment so that the client is not reset."""
         self._state = State.LINGER
-        self.deadline_s = self._loop.time() + LINGER_S
-        self._linger_until_s = self._loop.time() + LINGER_AT_MOST_S
-        if not self._transport.is_closing() and self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._ahead.take()
+        self._ahead.resume()
+        Linger(self, self._listener.ticker)
+
+    def hand_over(self) -> bytes:
+        """The client's next protocol is not HTTP: leave the transport to whoever asked; what had come already."""
+        self._state = State.TUNNEL
+        self._delegate = self._writer = None
+        data = self._ahead.take()
+        self._ahead.resume()
+        return data
+
+    # the clock
+
+    def pause_writing(self) -> None:
+        """The client takes its answer slowly: it has ``write_s`` to take some of it."""
+        super().pause_writing()
+        if self._state in _BUSY:
+            self._allow_stall()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        if self._state is State.FLUSH:
+            self.next_request()
+            if not self._is_consuming:
+                self._consume_ahead()
+        elif self._state in _BUSY:
+            self.deadline_s = NEVER
+
+    def _allow_stall(self) -> None:
+        self._unsent = unsent_bytes(self._transport)
+        self.deadline_s = self._loop.time() + self._listener.timeouts.write_s
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that never became one, or broke off in its body, and close."""
@@ -329,24 +368,39 @@ class ServerConnection(Connection):
         self._linger()
 
     def on_deadline(self) -> None:
-        """Something took too long: an idle connection, a slow head, a slow body, a client that does not close."""
-        if (self._state is State.HEAD and self._parser is not None) or (
+        """Something took too long: an idle connection, a slow head, a slow body, a client that takes no answer."""
+        if self.is_closing:
+            self.abort()
+        elif (self._state is State.HEAD and self._parser is not None) or (
             self._state is State.BODY and self._writer is not None
         ):
             self._refuse(RequestError(408, "the request did not arrive in time"))
-        elif self._state is State.LINGER:
-            if self._transport.get_write_buffer_size() and self._loop.time() < self._linger_until_s:
-                # A slow client still takes our answer.
-                self.deadline_s = self._loop.time() + LINGER_S
-            else:
+        elif self._state in _BUSY:
+            before = self._unsent
+            self._allow_stall()
+            if self._unsent >= before:
+                log.info("%s has taken nothing of its answer for write_timeout_s", self.context)
                 self.abort()
         else:
             self.close()
+
+    def cut(self) -> None:
+        """End at once what is under way; a delegate that knows how tells the client why."""
+        cut = getattr(self._delegate, "cut", None)
+        if cut is None:
+            self.abort()
+        else:
+            cut()
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
         return self._state is State.HEAD and self._parser is None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody would miss something if it were cut."""
+        return self._state in _UNDER_WAY
 
     def __repr__(self) -> str:
         return f"<ServerConnection {self.context} {self._state.value}>"

@@ -103,7 +103,7 @@ def test_the_access_log_has_a_line_per_exchange_and_no_secret(mock: MockOpenAI, 
     assert set(first) == {
         *("v", "time_ns", "seq", "request_id", "peer_ip", "client_ip", "forwarded", "credential", "key", "route"),
         *("method", "path", "model", "stages", "status", "upstream_sent", "bytes_in", "bytes_out"),
-        *("first_byte_ms", "total_ms", "aborted"),
+        *("first_byte_ms", "total_ms", "stream", "aborted"),
     }
     assert first["path"] == "/v1/chat/completions"
     assert first["forwarded"] == '1.2.3.4"\\, \t::1'
@@ -138,7 +138,7 @@ def test_a_port_already_taken_is_69() -> None:
         refused = run("serve", "--host", "127.0.0.1", "--port", port, SLUICE__ADMIN__PORT="0")
         admin = run("serve", "--host", "127.0.0.1", "--port", "0", SLUICE__ADMIN__PORT=port)
     assert refused.returncode == 69
-    assert f"127.0.0.1:{port} (listen.port)" in refused.stderr
+    assert f"cannot use 127.0.0.1 port {port} (listen): " in refused.stderr
     assert admin.returncode == 69
     assert f"127.0.0.1:{port} (admin.port; " in admin.stderr
 

@@ -10,15 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.address import (
+    CLIENT_IP_HEADERS,
     UNIX,
     Network,
+    TrustedProxies,
     client_address,
+    client_resolver,
     contains,
     normalise_peer,
     parse_address,
     parse_network,
     subject_key,
 )
+from proxy.core.headers import Headers
 
 TRUSTED = tuple(map(parse_network, ("10.0.0.0/8", "fd00::/8", "::1")))
 
@@ -199,6 +203,133 @@ class TestClientAddress:
         assert client_address("10.0.0.1", [b"203.0.113.5"], ()) == "10.0.0.1"
 
 
+class TestTrustedProxies:
+    @pytest.mark.parametrize(
+        ("entries", "ip", "is_trusted"),
+        [
+            ([], "10.0.0.1", False),
+            ([], UNIX, False),
+            (["10.0.0.0/8"], "10.0.0.1", True),
+            (["10.0.0.0/8"], "11.0.0.1", False),
+            (["10.0.0.0/8"], UNIX, False),
+            ([UNIX], UNIX, True),
+            ([UNIX], "10.0.0.1", False),
+            (["10.0.0.1", UNIX, "fd00::/8"], UNIX, True),
+            (["10.0.0.1", UNIX, "fd00::/8"], "fd00::1", True),
+            # one version's everybody is not the other's, and nobody's is a unix socket's
+            (["0.0.0.0/0"], "192.0.2.1", True),
+            (["0.0.0.0/0"], "2001:db8::1", False),
+            (["0.0.0.0/0", "::/0"], "2001:db8::1", True),
+            (["0.0.0.0/0", "::/0"], UNIX, False),
+            (["::/0"], "192.0.2.1", False),
+            (["10.0.0.0/8"], "64:ff9b::a00:1", False),
+            (["10.0.0.0/8"], "2002:a00:1::", False),
+        ],
+    )
+    def test_who_is_trusted(self, entries: list[str], ip: str, is_trusted: bool) -> None:
+        trusted = TrustedProxies.parse(entries)
+        assert trusted.holds(ip) is is_trusted
+        assert bool(trusted) is bool(entries)
+
+    @pytest.mark.parametrize("entry", ["Unix", "unix ", "any", "", "10.0.0.1/8", "010.0.0.1", "127.1", "localhost"])
+    def test_anything_else_is_refused(self, entry: str) -> None:
+        with pytest.raises(ValueError, match=r"did you mean|is not an IP address"):
+            TrustedProxies.parse(["10.0.0.1", entry])
+
+    def test_shows_what_it_holds(self) -> None:
+        assert repr(TrustedProxies.parse(["10.0.0.0/8", UNIX])) == "<TrustedProxies ['unix', '10.0.0.0/8']>"
+
+
+RESOLVED = [
+    ("x-forwarded-for", "10.0.0.1", [("X-Forwarded-For", "192.0.2.9")], "192.0.2.9", "192.0.2.9"),
+    ("x-forwarded-for", "10.0.0.1", [], "10.0.0.1", ""),
+    # the log shows what a stranger claims, and nobody believes it
+    ("x-forwarded-for", "192.0.2.1", [("X-Forwarded-For", "10.0.0.7")], "192.0.2.1", "10.0.0.7"),
+    (
+        "x-forwarded-for",
+        "10.0.0.1",
+        [("X-Forwarded-For", "203.0.113.5"), ("X-Forwarded-For", "198.51.100.9, 10.0.0.2")],
+        "198.51.100.9",
+        "203.0.113.5, 198.51.100.9, 10.0.0.2",
+    ),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=192.0.2.9;proto=https")], "192.0.2.9", "for=192.0.2.9;proto=https"),
+    ("forwarded", "10.0.0.1", [("Forwarded", 'for="[2001:db8::1]:4711"')], "2001:db8::1", 'for="[2001:db8::1]:4711"'),
+    ("forwarded", "192.0.2.1", [("Forwarded", "for=10.0.0.7")], "192.0.2.1", "for=10.0.0.7"),
+    (
+        "forwarded",
+        "10.0.0.1",
+        [("Forwarded", "for=203.0.113.5"), ("Forwarded", 'for=198.51.100.9, For="[fd00::2]"')],
+        "198.51.100.9",
+        'for=203.0.113.5, for=198.51.100.9, For="[fd00::2]"',
+    ),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=203.0.113.5, for=unknown")], "10.0.0.1", None),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=203.0.113.5, for=_x, for=10.0.0.2")], "10.0.0.2", None),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=203.0.113.5, proto=http, for=10.0.0.2")], "10.0.0.2", None),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=203.0.113.5, for=010.0.0.2")], "10.0.0.1", None),
+    ("forwarded", "10.0.0.1", [("Forwarded", "for=10.0.0.3, for=10.0.0.2")], "10.0.0.3", None),
+    ("forwarded", "10.0.0.1", [("Forwarded", 'for="a'), ("Forwarded", "for=198.51.100.9")], "198.51.100.9", None),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "192.0.2.9")], "192.0.2.9", "192.0.2.9"),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "2001:DB8::1")], "2001:db8::1", None),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "10.0.0.3")], "10.0.0.3", None),
+    ("cf-connecting-ip", "192.0.2.1", [("CF-Connecting-IP", "10.0.0.7")], "192.0.2.1", "10.0.0.7"),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "192.0.2.9, 10.0.0.2")], "10.0.0.1", None),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "192.0.2.9:80")], "10.0.0.1", None),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "")], "10.0.0.1", None),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "192.0.2.9")] * 2, "10.0.0.1", "192.0.2.9, 192.0.2.9"),
+    ("cf-connecting-ip", "10.0.0.1", [("CF-Connecting-IP", "\xff")], "10.0.0.1", None),
+]  # fmt: skip
+
+
+class TestClientResolver:
+    @pytest.mark.parametrize(("header", "peer", "pairs", "client", "chain"), RESOLVED)
+    def test_whose_word_counts(
+        self, header: str, peer: str, pairs: list[tuple[str, str]], client: str, chain: str | None
+    ) -> None:
+        resolve = client_resolver(header, TrustedProxies.parse(["10.0.0.0/8", "fd00::/8"]))
+        found, shown = resolve(peer, Headers.from_pairs(pairs))
+        assert found == client
+        assert shown == (", ".join(value for _, value in pairs) if chain is None else chain)
+
+    @pytest.mark.parametrize("header", CLIENT_IP_HEADERS)
+    def test_of_all_families_exactly_one_is_read(self, header: str) -> None:
+        said = {
+            "x-forwarded-for": "192.0.2.1",
+            "forwarded": "for=192.0.2.2",
+            "cf-connecting-ip": "192.0.2.3",
+        }
+        others = [("X-Real-IP", "192.0.2.4"), ("True-Client-IP", "192.0.2.5"), ("X_Forwarded_For", "192.0.2.6")]
+        resolve = client_resolver(header, TrustedProxies.parse(["10.0.0.0/8"]))
+        client = {"x-forwarded-for": "192.0.2.1", "forwarded": "192.0.2.2", "cf-connecting-ip": "192.0.2.3"}[header]
+        assert resolve("10.0.0.1", Headers.from_pairs([*said.items(), *others])) == (client, said[header])
+        rest = [(name, value) for name, value in said.items() if name != header]
+        assert resolve("10.0.0.1", Headers.from_pairs([*rest, *others])) == ("10.0.0.1", "")
+
+    @pytest.mark.parametrize("header", CLIENT_IP_HEADERS)
+    def test_nobody_is_believed_where_nobody_is_trusted(self, header: str) -> None:
+        resolve = client_resolver(header, TrustedProxies())
+        value = "for=192.0.2.9" if header == "forwarded" else "192.0.2.9"
+        assert resolve("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
+        assert resolve(UNIX, Headers.from_pairs([(header, value)]))[0] == UNIX
+
+    @pytest.mark.parametrize("header", CLIENT_IP_HEADERS)
+    def test_a_unix_peer_is_believed_only_by_its_own_word(self, header: str) -> None:
+        value = "for=192.0.2.9" if header == "forwarded" else "192.0.2.9"
+        headers = Headers.from_pairs([(header, value)])
+        assert client_resolver(header, TrustedProxies.parse([UNIX]))(UNIX, headers)[0] == "192.0.2.9"
+        assert client_resolver(header, TrustedProxies.parse(["0.0.0.0/0", "::/0"]))(UNIX, headers)[0] == UNIX
+
+    @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+    def test_the_word_unix_is_no_hop(self, header: str) -> None:
+        resolve = client_resolver(header, TrustedProxies.parse([UNIX, "10.0.0.0/8"]))
+        value = "for=192.0.2.9, for=unix" if header == "forwarded" else "192.0.2.9, unix"
+        assert resolve("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
+
+    @pytest.mark.parametrize("header", ["", "X-Forwarded-For", "x-real-ip", "any"])
+    def test_no_other_header_can_be_asked_for(self, header: str) -> None:
+        with pytest.raises(ValueError, match="write one of x-forwarded-for, forwarded, cf-connecting-ip"):
+            client_resolver(header, TrustedProxies())
+
+
 # An oracle that shares no code with what it judges: bits from `inet_pton`, and the walk from left to right.
 
 NETWORKS = [("10.0.0.0", 8), ("192.168.4.0", 22), ("0.0.0.0", 1), ("fd00::", 8), ("2001:db8::", 33), ("::1", 128)]
@@ -278,6 +409,30 @@ def test_agrees_with_an_independent_oracle(peer: str, lines: list[str], trusted:
     networks: tuple[Network, ...] = tuple(parse_network(f"{base}/{prefix}") for base, prefix in trusted)
     found = client_address(normalise_peer(peer), [line.encode("latin-1") for line in lines], networks)
     assert bits_of(found) == oracle(peer, lines, trusted)
+
+
+def forwarded_element(hop: str, extra: str) -> str:
+    """The element that says of a hop what the X-Forwarded-For hop says; junk stays junk."""
+    packed = bits_of(hop)
+    if packed is None:
+        return "for=unknown"
+    return f'for="[{hop}]:1"{extra}' if ":" in hop else f"for={hop}{extra}"
+
+
+@settings(max_examples=500)
+@given(
+    peer=ADDRESSES,
+    lines=st.lists(st.lists(HOPS, min_size=1, max_size=4), max_size=3),
+    trusted=TRUST,
+    extra=st.sampled_from(["", ";proto=https", ';host="a, for=10.0.0.1"', "; by=_gw"]),
+)
+def test_forwarded_agrees_with_the_same_oracle(
+    peer: str, lines: list[list[str]], trusted: list[tuple[str, int]], extra: str
+) -> None:
+    resolve = client_resolver("forwarded", TrustedProxies.parse(f"{base}/{prefix}" for base, prefix in trusted))
+    written = [", ".join(forwarded_element(hop, extra) for hop in hops) for hops in lines]
+    found, _ = resolve(normalise_peer(peer), Headers.from_pairs([("Forwarded", line) for line in written]))
+    assert bits_of(found) == oracle(peer, [",".join(hops) for hops in lines], trusted)
 
 
 class TestSubjectKey:

@@ -46,7 +46,7 @@ async def test_health_answers_whatever_the_chain_says(path: str, port: int, plan
 
 
 @pytest.mark.gen_test
-@pytest.mark.config({"listen": {"max_body_bytes": 1000}})
+@pytest.mark.config({"downstream": {"max_body_bytes": 1000}})
 async def test_a_body_over_the_cap_is_413_before_anything_is_forwarded(port: int, upstream: FakeUpstream) -> None:
     assert (await ask(port, request(body=bytes(1000)))).status == 200
     answer = await ask(port, request(body=bytes(1001)))
@@ -57,7 +57,7 @@ async def test_a_body_over_the_cap_is_413_before_anything_is_forwarded(port: int
 
 
 @pytest.mark.gen_test
-@pytest.mark.config({"listen": {"max_body_bytes": 1000}})
+@pytest.mark.config({"downstream": {"max_body_bytes": 1000}})
 async def test_a_chunked_body_over_the_cap_is_never_whole_upstream(port: int, upstream: FakeUpstream) -> None:
     head = b"POST /v1/x HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer k\r\nTransfer-Encoding: chunked\r\n\r\n"
     client = await RawClient.connect(port)

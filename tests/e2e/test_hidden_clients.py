@@ -9,7 +9,8 @@ import pytest
 import proxy
 from proxy.core.exchange import Route
 from proxy.core.headers import Headers
-from proxy.gateway.plane import HIDDEN_CLIENTS_AFTER, DataPlane
+from proxy.gateway.hidden_clients import HIDDEN_CLIENTS_AFTER
+from proxy.gateway.plane import DataPlane
 
 
 class Context:

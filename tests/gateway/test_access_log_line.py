@@ -14,21 +14,18 @@ from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange, Route, UpstreamSent
 from proxy.core.messages import IP_NOT_ALLOWED
 from proxy.core.reply import Reply
-from proxy.gateway.access_log import credential_digest, line_of
+from proxy.gateway.access_log import MAX_LINE_BYTES, credential_digest, line_of
+from tests.support.canary import BODY_KEY, CLIENT_KEY, SERVER_KEY, UNUSUAL_KEY, assert_silent
 from tests.support.exchange import make_exchange, make_stage
 
 KEYS = [
     "v", "time_ns", "seq", "request_id", "peer_ip", "client_ip", "forwarded", "credential", "key", "route", "method",
     "path", "model", "stages", "status", "upstream_sent", "bytes_in", "bytes_out", "first_byte_ms", "total_ms",
+    "stream",
     "aborted",
 ]  # fmt: skip
-CHAIN = Chain(
-    [
-        make_stage("ip_allowlist", [], headers=None),
-        make_stage("limit", [], headers=None),
-        make_stage("upstream", [], headers=None, terminal=True),
-    ]
-)
+UPSTREAM = make_stage("upstream", [], headers=None, terminal=True)
+CHAIN = Chain([make_stage("ip_allowlist", [], headers=None), make_stage("limit", [], headers=None), UPSTREAM])
 
 
 def digest(secret: str) -> str:
@@ -40,6 +37,7 @@ def read(exchange: Exchange, now_s: float = 0.0, chain: Chain = CHAIN) -> dict[s
     assert line.isascii()
     assert line.endswith("}\n")
     assert line.count("\n") == 1
+    assert len(line) <= MAX_LINE_BYTES
     assert line.rstrip("\n").isprintable()
     entry: dict[str, Any] = json.loads(line)
     assert list(entry) == KEYS
@@ -59,13 +57,13 @@ def test_a_whole_exchange() -> None:
         f'"client_ip":"192.0.2.1","forwarded":"192.0.2.1, 10.0.0.2","credential":"{digest("sk-secret")}",'
         '"key":"server","route":"api","method":"POST","path":"/v1/chat/completions","model":"gpt-4o",'
         '"stages":{"ip_allowlist":"pass","limit":"pass","upstream":"pass"},"status":200,"upstream_sent":"yes",'
-        '"bytes_in":350,"bytes_out":1200,"first_byte_ms":250.000,"total_ms":1500.000,"aborted":null}\n'
+        '"bytes_in":350,"bytes_out":1200,"first_byte_ms":250.000,"total_ms":1500.000,"stream":null,"aborted":null}\n'
     )
 
 
 def test_an_exchange_no_chain_saw() -> None:
     entry = read(make_exchange(route=Route.CHAT, target=b"/nowhere"))
-    nothing = ("credential", "key", "model", "first_byte_ms", "aborted")
+    nothing = ("credential", "key", "model", "first_byte_ms", "stream", "aborted")
     assert {name: entry[name] for name in nothing} == dict.fromkeys(nothing)
     assert (entry["stages"], entry["route"], entry["upstream_sent"]) == ({}, "chat", "no")
 
@@ -149,9 +147,90 @@ def test_whatever_a_client_sends_the_line_is_whole(
     assert entry["model"] == (model or None)
 
 
-@pytest.mark.parametrize("filler", ["a", "\x00", "\x1b", "\u202e", "\U0001f600", '"'])
+FILLERS = ["a", "\x00", "\x1b", "\x7f", "\u202e", "\U0001f600", "\ud800", '"', "\\"]
+
+
+@pytest.mark.parametrize("filler", FILLERS)
 def test_no_client_can_write_a_long_line(filler: str) -> None:
-    exchange = make_exchange(target=(filler * 1_000_000).encode("utf-8"))
+    exchange = make_exchange(target=(filler * 1_000_000).encode("utf-8", "surrogatepass"), method=filler * 100_000)
     exchange.forwarded_chain = exchange.model = filler * 1_000_000
-    assert len(line_of(exchange, CHAIN, 0.0)) < 32_768
-    assert read(exchange)["model"] == filler * 1024
+    line = line_of(exchange, CHAIN, 0.0)
+    assert len(line) <= MAX_LINE_BYTES
+    # Nothing is cut that there was room for.
+    assert len(line) > MAX_LINE_BYTES - 4 * 12 or filler == "a"
+    entry = read(exchange)
+    for name in ("model", "forwarded", "method", "path"):
+        assert 100 < len(entry[name]) <= 1024
+    assert set(entry["model"]) == {filler}
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+@pytest.mark.parametrize("name", ["forwarded_chain", "model", "method"])
+def test_one_long_text_may_have_the_room_of_all(name: str, filler: str) -> None:
+    exchange = make_exchange()
+    setattr(exchange, name, filler * 1024)
+    entry = read(exchange)
+    shown = entry[name.removesuffix("_chain")]
+    assert len(shown) == 1024 or len(json.dumps(shown)) > 7000
+    assert entry["path"] == "/v1/chat/completions"
+
+
+text = st.text(st.one_of(st.characters(codec=None), st.sampled_from("\x1b\r\n\u202e\u2028\x7f")))
+
+
+@given(
+    texts=st.lists(st.tuples(text, st.integers(1, 2000)), min_size=3, max_size=3),
+    target=st.tuples(st.binary(max_size=20), st.integers(1, 2000)),
+    credential=st.one_of(st.none(), text),
+    stages=st.integers(0, 300),
+)
+def test_the_limit_is_exact_for_any_text(
+    texts: list[tuple[str, int]], target: tuple[bytes, int], credential: str | None, stages: int
+) -> None:
+    names = [f"stage_number_{number}" for number in range(stages)]
+    chain = Chain([*(make_stage(name, [], headers=None) for name in names), UPSTREAM])
+    exchange = make_exchange(target=target[0] * target[1])
+    exchange.forwarded_chain, exchange.model, exchange.method = (words * count for words, count in texts)
+    exchange.credential = credential
+    chain.proceed(exchange)
+    line = line_of(exchange, chain, 0.0)
+    assert len(line) <= MAX_LINE_BYTES
+    entry = read(exchange, chain=chain)
+    assert not entry["stages"] or list(entry["stages"])[-1] == "upstream"
+
+
+def test_a_chain_of_any_length_keeps_its_end() -> None:
+    chain = Chain([*(make_stage(f"a_long_name_for_stage_{n}", [], headers=None) for n in range(1000)), UPSTREAM])
+    exchange = make_exchange()
+    chain.proceed(exchange)
+    assert read(exchange, chain=chain)["stages"] == {"upstream": "pass"}
+    endless = make_stage("n" * 10_000, [], headers=None, terminal=True)
+    other = make_exchange()
+    Chain([endless]).proceed(other)
+    assert read(other, chain=Chain([endless]))["stages"] == {}
+
+
+class TestKeysWhereTheyDoNotBelong:
+    """A key that its owner has put into a path or a model's name is not written down."""
+
+    @pytest.mark.parametrize("key", [CLIENT_KEY, UNUSUAL_KEY])
+    @pytest.mark.parametrize("before", [0, 500, 1000, 1010, 1020, 1023, 1024, 5000])
+    def test_the_credential_itself(self, key: str, before: int) -> None:
+        around = "x" * before + "/"
+        exchange = make_exchange(("Authorization", f"Bearer {key}"), target=f"{around}{key}/y?{key}".encode())
+        exchange.model = exchange.forwarded_chain = f"{around}{key} {key}"
+        entry = read(exchange)
+        assert_silent(json.dumps(entry), "the line")
+        assert entry["credential"] == digest(key)
+        if before <= 1000:
+            assert entry["path"] == f"{around}sk-***/y"
+
+    def test_what_looks_like_a_key(self) -> None:
+        exchange = make_exchange(target=f"/v1/models/{CLIENT_KEY}".encode())
+        exchange.model = f"{BODY_KEY[:10]},{SERVER_KEY}"
+        assert (read(exchange)["path"], read(exchange)["model"]) == ("/v1/models/sk-***", "sk-***,sk-***")
+
+    @pytest.mark.parametrize("path", ["/v1/risk-assessment", "/v1/task-0123456789", "/v1/sk-1", "/v1/models/k"])
+    def test_what_only_resembles_one_stays(self, path: str) -> None:
+        exchange = make_exchange(("Authorization", "Bearer models"), target=path.encode())
+        assert read(exchange)["path"] == path

@@ -84,12 +84,18 @@ def _violations(
         case "anyOf" | "oneOf":
             fitting = sum(_fits(one, value, root) for one in rule)
             return [] if fitting == 1 or (fitting and keyword == "anyOf") else [f"{at}: fits {fitting} of {keyword}"]
+        case "minItems" | "maxItems":
+            assert isinstance(value, list)
+            fits = {"minItems": len(value) >= rule, "maxItems": len(value) <= rule}
+            return [] if fits[keyword] else [f"{at}: {keyword} is {rule}"]
         case "description" | "title" | "default" | "$schema" | "$defs" | "format" | "writeOnly":
             return []
     raise AssertionError(f"the schema uses {keyword}, which this test does not know")
 
 
 def _fits(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool:
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     kind = schema.get("type")
     shapes = {"object": dict, "array": list, "integer": int, "number": int | float, "string": str}
     if kind in shapes and not isinstance(value, shapes[kind]):
@@ -102,12 +108,28 @@ def plain_yaml(text: str) -> Any:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 6
+    assert len(EXAMPLES) >= 7
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of the PEM files that shipped files ask for: cert, key and ca."""
+    folder = tmp_path_factory.mktemp("pem")
+    paths = {name: folder / f"{name}.pem" for name in ("cert", "key", "ca")}
+    authority = trustme.CA()
+    issued = authority.issue_cert("gateway.example")
+    authority.cert_pem.write_to_path(str(paths["ca"]))
+    issued.private_key_pem.write_to_path(str(paths["key"]))
+    for number, certificate in enumerate(issued.cert_chain_pems):
+        certificate.write_to_path(str(paths["cert"]), append=number > 0)
+    paths["key"].chmod(0o600)
+    return {name: str(path) for name, path in paths.items()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)
-def test_every_shipped_file_loads(path: Path) -> None:
-    loaded = load(path, ENVIRON)
+def test_every_shipped_file_loads(path: Path, pem: dict[str, str]) -> None:
+    files = {"TLS_CERT": pem["cert"], "TLS_KEY": pem["key"], "CLIENT_CA": pem["ca"]}
+    loaded = load(path, ENVIRON | files)
     assert loaded.source == str(path)
     assert not [notice for notice in loaded.notices if notice.startswith("WARNING")]
 
@@ -136,6 +158,14 @@ def test_the_schema_is_fresh() -> None:
         "lisen: {}",
         "listen: {port: 70000}",
         "listen: {port: '5'}",
+        "listen: []",
+        "listen: [{port: 70000}]",
+        "listen: [{hots: a}]",
+        "listen: {max_body_bytes: 5}",
+        "listen: {tls: {cert: a.pem}}",
+        "listen: {tls: {cert: a.pem, key: b.pem, min_version: '1.1'}}",
+        "listen: {proxy_protocol: optional}",
+        "client_ip_header: x-real-ip",
         "stages: {limit: {huor: 1}}",
         "stages: {limit: {mode: shade}}",
         "stages: {burst: {second: 1}}",
@@ -159,6 +189,10 @@ def test_the_schema_refuses_mistakes(text: str) -> None:
     [
         "stages: {burst: {type: limit, second: 1}}",
         "listen: {port: '${PORT:-5000}'}",
+        "listen: ${LISTENERS}",
+        "listen: [{port: 1}, {unix: /run/s.sock, mode: '0660'}, {tls: {cert: a.pem, key: b.pem}}]",
+        "listen: {tls: }",
+        "listen: {proxy_protocol: 'off'}",
         "stages: {ip_allowlist: {allow: '${WHO}', mode: '${MODE:-shadow}'}}",
         "language: ${LANGUAGE}",
         "{}",
@@ -173,16 +207,21 @@ def test_the_shipped_file_says_the_defaults() -> None:
     assert load(SHIPPED, {}).settings == Settings()
 
 
-def test_the_shipped_file_names_every_setting_and_uncommented_it_loads(tmp_path: Path) -> None:
+def test_the_shipped_file_names_every_setting_and_uncommented_it_loads(tmp_path: Path, pem: dict[str, str]) -> None:
     text = re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", SHIPPED.read_text(encoding="utf-8"))
-    authorities = tmp_path / "ca.pem"
-    trustme.CA().cert_pem.write_to_path(str(authorities))
-    file = tmp_path / "sluice.yaml"
-    file.write_text(text.replace("/etc/sluice/ca.pem", str(authorities)), encoding="utf-8")
-    loaded = load(file, {})
-    unsaid = [path for path, origin in loaded.origins.items() if not origin.line]
-    assert unsaid == []
-    assert len(loaded.origins) == len(leaves())
+    for path, file in re.findall(r"(/etc/sluice/(ca|fullchain|key|clients)\.pem)", text):
+        text = text.replace(path, pem[{"fullchain": "cert", "clients": "ca"}.get(file, file)])
+    said: set[str] = set()
+    # A listener has either a host and a port or a unix socket.
+    for others in (r"unix|mode", r"host|port"):
+        start, end = text.index("\nlisten:"), text.index("\ndownstream:")
+        listen = re.sub(rf"(?m)^  (?:{others}):.*\n", "", text[start:end])
+        file = tmp_path / "sluice.yaml"
+        file.write_text(text[:start] + listen + text[end:], encoding="utf-8")
+        origins = load(file, {}).origins
+        assert len(origins) == len(leaves())
+        said |= {path for path, origin in origins.items() if origin.line}
+    assert said == set(origins)
 
 
 def test_the_shipped_file_leaves_the_language_to_the_environment() -> None:

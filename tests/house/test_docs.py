@@ -29,7 +29,7 @@ from proxy.mock.behaviour import MODELS
 from proxy.mock.running import running
 from proxy.settings import load
 from proxy.settings.aliases import ALIASES, OPENAI_API_KEY
-from proxy.settings.environment import FILE
+from proxy.settings.environment import FILE, LISTEN_VARIABLE
 from proxy.settings.problems import dotted
 from proxy.settings.shape import leaves
 from proxy.stages import CONFIGS, STAGES
@@ -171,6 +171,7 @@ def test_every_variable_mentioned_exists() -> None:
     known = {leaf.variable for leaf in leaves().values()} | {
         f"SLUICE__STAGES__BURST__{name.upper()}" for name in CONFIGS["limit"].model_fields
     }
+    known |= {leaf.variable for leaf in leaves(listeners=2).values()} | {LISTEN_VARIABLE}
     known |= {f"{leaf.variable}{FILE}" for leaf in leaves().values() if leaf.is_secret}
     mentioned = {name for text in TEXTS.values() for name in re.findall(r"SLUICE__[A-Z0-9_]*[A-Z0-9]\b(?!__<)", text)}
     assert mentioned - known == set()

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {
         "proxy.core", "proxy.limits", "proxy.stages", "proxy.settings", "pydantic", "pydantic_core", "yaml",
     },
-    "wire": {"proxy.core", "proxy.wire", "tornado", "httptools"},
+    "wire": {"proxy.core", "proxy.wire", "tornado", "httptools", "aiohappyeyeballs"},
     # The version is the one name of the package itself that others need.
     "gateway": {
         "proxy.__version__", "proxy.core", "proxy.limits", "proxy.stages", "proxy.settings", "proxy.wire",

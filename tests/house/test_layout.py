@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MOST_LINES = 320
-LONGER = {"wire/server.py": 360}  # one state machine: cut in two, neither half could be followed
+LONGER = {"wire/server.py": 395}  # one state machine: cut in two, neither half could be followed
 """About 300, with room for the line that would not fit."""
 
 BANNED_NAMES = {
@@ -38,10 +38,14 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     (
         "e2e/test_forwarding.py",
         "the life of an exchange: it means something only with a socket at each end",
-        "gateway/answering gateway/delegate gateway/downstream gateway/forward gateway/plane",
+        "gateway/answering gateway/forwarding gateway/openai_api gateway/downstream gateway/forward gateway/plane",
     ),
     ("e2e/test_chat_route.py", "the contract, as its clients see it", "gateway/simple_chat gateway/envelope"),
     ("e2e/test_failures.py", "what leads nowhere is answered on a socket like the rest", "gateway/local"),
+    ("e2e/test_websocket.py", "a tunnel is two sockets", "gateway/websocket wire/tunnel"),
+    ("e2e/test_heartbeat.py", "a comment is seen only in the stream it stands in", "gateway/heartbeat"),
+    ("e2e/test_overload.py", "a refusal counts by what goes on beside it", "gateway/overload"),
+    ("e2e/test_hidden_clients.py", "who is hidden shows in many requests", "gateway/hidden_clients"),
     ("e2e/test_sdk.py", "mount() is tried under Tornado's own server", "__init__"),
     (
         "cli/test_serve.py",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,18 @@ class Answer:
         return json.loads(self.body)
 
 
+@dataclass
+class Outcome:
+    """How an exchange ended for its client, cuts included.
+
+    ``answer`` is None if not even a head came; else it has as much of the body as did. ``is_whole`` = by its framing
+    (RFC 9112 section 6.3) nothing is missing: only that may be taken for the end.
+    """
+
+    answer: Answer | None
+    is_whole: bool
+
+
 class RawClient:
     """One connection."""
 
@@ -35,14 +49,40 @@ class RawClient:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, port: int) -> RawClient:
-        """Connect to a port on loopback."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def connect(cls, port: int, *, receive_buffer: int = 0) -> RawClient:
+        """Connect to a port on loopback; ``receive_buffer`` is SO_RCVBUF in bytes, 0 = the system's choice."""
+        if not receive_buffer:
+            return cls(*await asyncio.open_connection("127.0.0.1", port))
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
+        return cls(*await asyncio.open_connection(sock=sock))
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, to look at and to set options of."""
+        sock: socket.socket = self.writer.get_extra_info("socket")
+        return sock
+
+    @property
+    def port(self) -> int:
+        """The port of this end."""
+        return int(self.writer.get_extra_info("sockname")[1])
 
     async def send(self, data: bytes, *, by: int = 0, pause_s: float = 0) -> None:
-        """Write bytes, in segments of ``by`` if given."""
+        """Write bytes, in segments of ``by`` if given. Raises ConnectionError if the gateway has closed."""
         for start in range(0, len(data), by or len(data) or 1):
-            self.writer.write(data[start : start + (by or len(data))])
+            try:
+                self.writer.write(data[start : start + (by or len(data))])
+            except RuntimeError:
+                if self.writer.is_closing():  # what uvloop raises then
+                    raise ConnectionResetError from None
+                raise
             await self.writer.drain()
             await asyncio.sleep(pause_s)
 
@@ -58,18 +98,45 @@ class RawClient:
         """Read one whole answer; 1xx answers are passed over. Raises IncompleteReadError on a cut."""
         while (answer := await self.head()).status < 200:
             pass
+        await self._body(answer, method)
+        return answer
+
+    async def _body(self, answer: Answer, method: str) -> None:
+        """Read the body of ``answer`` into it, piece by piece."""
         length = answer.get("content-length")
         if method == "HEAD" or answer.status in (204, 304):
-            return answer
+            return
         if answer.get("transfer-encoding") == "chunked":
-            while size := int(await self.reader.readuntil(b"\r\n"), 16):
-                answer.body += (await self.reader.readexactly(size + 2))[:-2]
-            await self.reader.readexactly(2)
+            while size := int((await self.reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+                answer.body += await self._exactly(answer, size)
+                await self.reader.readexactly(2)
+            while await self.reader.readuntil(b"\r\n") != b"\r\n":
+                pass
         elif length is not None:
-            answer.body = await self.reader.readexactly(int(length))
+            answer.body = await self._exactly(answer, int(length))
         else:
-            answer.body = await self.reader.read()
-        return answer
+            while piece := await self.reader.read(65_536):
+                answer.body += piece
+
+    async def _exactly(self, answer: Answer, size: int) -> bytes:
+        try:
+            return await self.reader.readexactly(size)
+        except asyncio.IncompleteReadError as error:
+            answer.body += error.partial
+            raise
+
+    async def outcome(self, method: str = "GET") -> Outcome:
+        """Read one answer to its end, whatever end that is."""
+        answer: Answer | None = None
+        try:
+            while (head := await self.head()).status < 200:
+                pass
+            answer = head
+            await self._body(answer, method)
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
+            # ValueError: a size that is no number, so the framing is broken for every reader.
+            return Outcome(answer, False)
+        return Outcome(answer, True)
 
     async def ask(self, data: bytes, method: str = "GET") -> Answer:
         """Write a request and read its answer."""
@@ -83,9 +150,22 @@ class RawClient:
         except ConnectionError:
             return True
 
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket: what comes fills its buffer, and then the sender waits."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # typeshed has the writing half only
+
+    def half_close(self) -> None:
+        """Say that nothing more will be sent, and stay to read."""
+        self.writer.write_eof()
+
     def close(self) -> None:
         """Close."""
         self.writer.close()
+
+    def reset(self) -> None:
+        """Close with a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
 
 def request(

@@ -29,7 +29,7 @@ class Received:
         return [value for key, value in self.lines if key.lower() == name.lower()]
 
 
-@dataclass
+@dataclass(eq=False)
 class Wire:
     """What a script writes its answer with."""
 
@@ -43,13 +43,35 @@ class Wire:
         return self.closed
 
     async def send(self, data: bytes) -> None:
-        """Write and flush."""
-        self.writer.write(data)
+        """Write and flush. Raises ConnectionError if the gateway has closed."""
+        try:
+            self.writer.write(data)
+        except RuntimeError:
+            if self.writer.is_closing():  # what uvloop raises then
+                raise ConnectionResetError from None
+            raise
         await self.writer.drain()
 
     async def gone(self) -> bool:
         """Wait until the gateway closes this connection."""
         return await self.reader.read(1) == b""
+
+    @property
+    def peer_port(self) -> int:
+        """The port of the gateway's end."""
+        return int(self.writer.get_extra_info("peername")[1])
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket: what comes fills its buffer, and then the gateway waits."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # typeshed has the writing half only
+
+    def read_on(self) -> None:
+        """End `stop_reading`."""
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+    def half_close(self) -> None:
+        """Say that nothing more will be sent, and stay to read."""
+        self.writer.write_eof()
 
     def close(self) -> None:
         """Close cleanly."""
@@ -60,6 +82,8 @@ class Wire:
         """Close with a reset."""
         self.closed = True
         sock = self.writer.get_extra_info("socket")
+        if sock is None or self.writer.is_closing():
+            return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
@@ -75,21 +99,73 @@ async def answer_ok(received: Received, wire: Wire) -> None:
 
 
 class FakeUpstream:
-    """Accepts connections and answers every request by ``script``."""
+    """Accepts connections and answers every request by ``script``.
 
-    def __init__(self) -> None:
+    ``receive_buffer`` and ``send_buffer`` are SO_RCVBUF and SO_SNDBUF of its connections in bytes, 0 = the system's
+    choice: small ones let backpressure be felt early.
+    """
+
+    def __init__(self, *, receive_buffer: int = 0, send_buffer: int = 0) -> None:
+        self._buffers = ((socket.SO_RCVBUF, receive_buffer), (socket.SO_SNDBUF, send_buffer))
+        self._held: socket.socket | None = None
+        self._wires: set[Wire] = set()
+        self.port = 0
         self.ledger: list[Received] = []
         self.script: Script = answer_ok
         self.early: Script | None = None
         """Called when a head is in, before its body; if it closes the connection the body is not read."""
+        self.on_connect: Callable[[Wire], None] | None = None
+        """Called when a connection stands; one that it closes is not read."""
         self.connections = 0
         self.open = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Bind to a free port on loopback."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 20)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        await self._listen(self._bound(0))
+
+    def _bound(self, port: int) -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option, size in self._buffers:
+            if size:  # set before it listens, so that every accepted connection has it from its first segment
+                sock.setsockopt(socket.SOL_SOCKET, option, size)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def _listen(self, sock: socket.socket) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=sock, limit=1 << 20, backlog=1024)
+        self.port = sock.getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Close everything and refuse connections until `accept_again`.
+
+        The port stays bound: a free one could become the source of a dial to itself, which TCP lets succeed.
+        """
+        self._server.close()
+        self.close_connections()
+        for _ in range(500):
+            try:
+                self._held = self._bound(self.port)
+                return
+            except OSError:  # the loop has not closed the listening socket yet
+                await asyncio.sleep(0.002)
+        raise TimeoutError(f"port {self.port} is not to be had")
+
+    async def accept_again(self) -> None:
+        """Listen on the same port again."""
+        held, self._held = self._held, None
+        assert held is not None
+        await self._listen(held)
+
+    def close_connections(self) -> None:
+        """Close every connection, cleanly."""
+        for wire in tuple(self._wires):
+            wire.close()
 
     @property
     def base_url(self) -> str:
@@ -99,6 +175,8 @@ class FakeUpstream:
     async def stop(self) -> None:
         """Close everything."""
         self._server.close()
+        if self._held is not None:
+            self._held.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -110,12 +188,16 @@ class FakeUpstream:
         self.connections += 1
         self.open += 1
         wire = Wire(reader, writer)
+        self._wires.add(wire)
         try:
+            if self.on_connect is not None:
+                self.on_connect(wire)
             await self._serve(self.connections, wire)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self.open -= 1
+            self._wires.discard(wire)
             self._tasks.discard(task)
             writer.close()
 

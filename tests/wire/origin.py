@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from proxy.core.errors import UpstreamError
 from proxy.core.origin import Origin
 from proxy.wire.client import UpstreamConnection
-from proxy.wire.gate import ResponseHead
+from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.pool import Pool, UpstreamTimeouts
 from proxy.wire.ticker import Ticker
 
@@ -25,6 +25,7 @@ class Answer:
     def __init__(self, *, splices: bool = False, abandon_in: str = "", pause_in: str = "") -> None:
         self.connection: UpstreamConnection
         self.status = 0
+        self.informational: list[int] = []
         self.body = b""
         self.ended = False
         self.error: UpstreamError | None = None
@@ -32,6 +33,12 @@ class Answer:
         self._abandon_in = abandon_in
         self._pause_in = pause_in
         self._changed = asyncio.Event()
+
+    def on_upstream_informational(self, head: ResponseHead) -> None:
+        self.informational.append(head.status)
+
+    def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        raise ResponseError("a 101 that nobody asked for")
 
     def on_upstream_headers(self, head: ResponseHead) -> bool:
         self.status = head.status

@@ -16,9 +16,11 @@ from tornado.httputil import (
 
 from proxy.core.headers import Field
 from proxy.wire.framing import Framing
+from proxy.wire.linger import Linger
 from proxy.wire.listener import Listener, Timeouts
 from proxy.wire.response import ResponseWriter
 from proxy.wire.server import ServerConnection
+from proxy.wire.ticker import Watched
 from tests.wire.transport import MockTransport
 
 Held = Awaitable[None] | None
@@ -131,9 +133,16 @@ class Scene:
         return self.transport.take()
 
     @property
+    def watched(self) -> Watched:
+        """Whoever has the transport now: the connection, or what it has left it to."""
+        found = self.transport.get_protocol()
+        assert isinstance(found, ServerConnection | Linger)
+        return found
+
+    @property
     def wait_s(self) -> float:
         """How long the connection may still stay as it is."""
-        return self.connection.deadline_s - self.loop.time()
+        return self.watched.deadline_s - self.loop.time()
 
     @property
     def is_open(self) -> bool:

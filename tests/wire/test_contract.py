@@ -13,6 +13,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from proxy.wire.endpoint import Endpoint
 from proxy.wire.listener import Listener
 from tests.wire.application import application
 from tests.wire.contract import CASES, DIFFERENCES, LEAVING, Seen, leave, play
@@ -27,7 +28,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 async def serve_ours(app: Application) -> tuple[int, Stop]:
     """On our wire."""
     listener = Listener(app)
-    await listener.listen("127.0.0.1", 0)
+    await listener.listen(Endpoint("127.0.0.1"))
 
     async def stop() -> None:
         await listener.close()

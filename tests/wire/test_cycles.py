@@ -13,6 +13,7 @@ import pytest
 
 import proxy
 from proxy.core.headers import Headers
+from proxy.wire.endpoint import Endpoint
 from proxy.wire.listener import Listener
 from tests.support.raw import RawClient, request
 from tests.support.upstream import FakeUpstream, Received, Wire, answer_ok
@@ -125,7 +126,7 @@ async def test_exchanges_leave_no_cycles(case: str, caplog: pytest.LogCaptureFix
     stages = config["stages"] | {"upstream": {"base_url": upstream.base_url}}
     plane = proxy.mount({"stages": stages})
     listener = Listener(plane, ticker=plane.ticker, on_error=plane.render_refusal)
-    await listener.listen("127.0.0.1", 0)
+    await listener.listen(Endpoint("127.0.0.1"))
     client = await RawClient.connect(listener.port)
     for _ in range(5):
         assert (await client.ask(data)).status == status

@@ -148,6 +148,16 @@ MALFORMED = [
     b"5;a\rb\r\nhello\r\n0\r\n\r\n",
     b"5;a\x00b\r\nhello\r\n0\r\n\r\n",
     b"5;a\x7fb\r\nhello\r\n0\r\n\r\n",
+    b"5;\r\nhello\r\n0\r\n\r\n",
+    b"5; \r\nhello\r\n0\r\n\r\n",
+    b"5;;a\r\nhello\r\n0\r\n\r\n",
+    b"5;=b\r\nhello\r\n0\r\n\r\n",
+    b"5;a=\r\nhello\r\n0\r\n\r\n",
+    b"5;a b\r\nhello\r\n0\r\n\r\n",
+    b"5;a \r\nhello\r\n0\r\n\r\n",
+    b'5;a="b\r\nhello\r\n0\r\n\r\n',
+    b'5;a=b"c"\r\nhello\r\n0\r\n\r\n',
+    b'5;a="\\\r\nhello"\r\n0\r\n\r\n',
     # the end of a chunk
     b"5\r\nhelloX\r\n0\r\n\r\n",
     b"5\r\nhello\n0\r\n\r\n",
@@ -164,6 +174,27 @@ MALFORMED = [
     b"0\r\nX: a\rb\r\n\r\n",
     b"0\r\nX: a\nY: b\r\n\r\n",
 ]
+
+
+@pytest.mark.parametrize(
+    "extension", [b";a", b" ; a", b";a=b", b"; a = b ;c", b';a="b;\\"c\t\xe4"', b';a="";b', b";a=b;c=d;e"]
+)
+def test_extensions_that_rfc_9112_knows_mean_nothing(extension: bytes) -> None:
+    body = b"5" + extension + b"\r\nhello\r\n0" + extension + b"\r\n\r\n"
+    assert read_all(ChunkedReader(), [body + BEHIND]) == (b"hello", len(body), BEHIND)
+    assert read_all(ChunkedReader(), segments_of(body + BEHIND, list(range(len(body))))) == (
+        b"hello",
+        len(body),
+        BEHIND,
+    )
+
+
+@pytest.mark.parametrize("filler", [b";a", b";a=b", b' ; a = "b"', b";a\t", b'"', b";a ="])
+def test_a_long_extension_takes_a_bounded_time(filler: bytes) -> None:
+    start_s = time.process_time()
+    with pytest.raises(FramingError):
+        ChunkedReader().read(b"5" + filler * (200_000 // len(filler)) + b"\0\r\n", None)
+    assert time.process_time() - start_s < 0.5
 
 
 @pytest.mark.parametrize("body", MALFORMED)

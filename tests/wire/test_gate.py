@@ -138,6 +138,8 @@ def test_exactly_one_host_unless_the_client_is_old() -> None:
         ["Content-Length: -5"],
         ["Content-Length: 0x5"],
         ["Content-Length: 0_5"],
+        ["Content-Length: 05"],
+        ["Content-Length: 00"],
         ["Content-Length: 5 5"],
         ["Content-Length: 5.0"],
         ["Content-Length: \xb2"],
@@ -264,6 +266,14 @@ def test_one_authorization() -> None:
         "_Host",
         "X_Real_IP",
         "Connection.",
+        "Transfer__Encoding",
+        "Transfer--Encoding",
+        "Content-_Length",
+        "Host--",
+        "X_Forwarded_Host",
+        "X.Forwarded.Proto",
+        "Expect_",
+        "Upgrade.",
     ],
 )
 def test_twins_of_names_that_matter_are_refused(name: str) -> None:
@@ -274,6 +284,8 @@ def test_other_names_with_underscore_or_dot_pass_unless_their_twin_is_there() ->
     assert status_of(get("my_header: x", "other.header: y")) == 0
     assert status_of(get("my_header: x", "My-Header: y")) == 400
     assert status_of(get("My-Header: y", "my.header: x")) == 400
+    assert status_of(get("My-Header: y", "my--header: x")) == 400
+    assert status_of(get("my--header: x", "-: y")) == 0
 
 
 def test_a_reason_is_plain_english_without_control_characters() -> None:
@@ -303,6 +315,14 @@ def test_a_reason_is_plain_english_without_control_characters() -> None:
         ok(status="20 OK"),
         ok(status="2000 OK"),
         ok(status="abc OK"),
+        ok(status="099 OK"),
+        ok(status="000 OK"),
+        ok(status="200 O\0K"),
+        ok(status="200 O\x07K"),
+        ok(status="200 O\x1bK"),
+        ok(status="200 O\x7fK"),
+        ok("Content-Length: 5", "Connection: content-length"),
+        ok("Content-Length: 5", "Connection: x, Content-Length ,y"),
         ok("X: a\0b"),
         ok("X: a\rb"),
         ok("X y: a"),
@@ -322,3 +342,7 @@ def test_answers_that_do() -> None:
     assert (length.framing, length.content_length, length.status, length.reason) == (LENGTH, 5, 200, b"OK")
     assert response_of(ok("Transfer-Encoding: Chunked")).framing is CHUNKED
     assert response_of(ok(status="200")).reason == b""
+    assert response_of(ok(status="200 \tFine \xe4\xff")).reason == b"\tFine \xe4\xff"
+    assert response_of(ok(status="999 Odd")).status == 999
+    assert response_of(ok("Content-Length: 05")).content_length == 5
+    assert response_of(ok("Connection: content-lengths")).keep_alive

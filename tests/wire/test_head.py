@@ -131,14 +131,35 @@ def test_whether_an_answer_has_a_body_is_decided_by_method_and_status() -> None:
 
 @pytest.mark.parametrize("by", [0, 1, 1000])
 def test_the_limit_of_bytes_is_exact_however_they_come(by: int) -> None:
-    room = 4096 - len(get("X: "))
+    filled = "Y: " + "v" * 1500
+    room = 4096 - len(get(filled, filled, "X: "))
     for extra, expected in ((0, 0), (1, 431), (5000, 431)):
-        data = get("X: " + "v" * (room + extra))
+        data = get(filled, filled, "X: " + "v" * (room + extra))
         try:
             status = 0 if read_request(in_segments(data, by), 4096)[0] is not None else -1
         except RequestError as error:
             status = error.status
         assert status == expected, extra
+
+
+@pytest.mark.parametrize("by", [0, 1, 1000])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (get("X: " + "v" * 2045), 0),
+        (get("X: " + "v" * 2046), 431),
+        (get("v" * 2047 + ":"), 0),
+        (get("v" * 2048 + ":"), 431),
+        (get(target="/" + "v" * (2048 - len("GET / HTTP/1.1"))), 0),
+        (get(target="/" + "v" * (2049 - len("GET / HTTP/1.1"))), 414),
+    ],
+)
+def test_a_line_may_have_half_of_what_a_head_may(data: bytes, expected: int, by: int) -> None:
+    try:
+        status = 0 if read_request(in_segments(data, by), 4096)[0] is not None else -1
+    except RequestError as error:
+        status = error.status
+    assert status == expected
 
 
 @pytest.mark.parametrize("by", [0, 1])

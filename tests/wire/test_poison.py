@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 import proxy
+from proxy.wire.endpoint import Endpoint
 from proxy.wire.listener import Listener
 from tests.support.raw import RawClient, request
 from tests.support.upstream import FakeUpstream, Received, Wire, answer_ok
@@ -24,7 +25,7 @@ async def gateway(upstream: FakeUpstream) -> AsyncIterator[RawClient]:
     config = {"stages": {"ip_allowlist": {"allow": ["any"]}, "upstream": {"base_url": upstream.base_url}}}
     plane = proxy.mount(config)
     listener = Listener(plane, ticker=plane.ticker, on_error=plane.render_refusal)
-    await listener.listen("127.0.0.1", 0)
+    await listener.listen(Endpoint("127.0.0.1"))
     client = await RawClient.connect(listener.port)
     try:
         yield client

@@ -1,4 +1,4 @@
-"""The pool: last used first, nothing stale, nothing poisoned, nothing kept for too long."""
+"""The pool: last used first, nothing stale, nothing poisoned, nothing kept for too long, no more than allowed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from proxy.core.errors import ConnectError, ConnectTimeout, UpstreamError
+from proxy.core.errors import ConnectError, ConnectTimeout, NoCapacity, UpstreamError
 from proxy.core.origin import Origin
+from proxy.wire import resolver
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.pool import Pool, UpstreamTimeouts
+from proxy.wire.resolver import Address
 from proxy.wire.ticker import INTERVAL_S, Ticker
 from tests.wire.origin import OK_2, Answer, ScriptedOrigin, gone, origin
 
@@ -93,6 +95,15 @@ async def test_what_is_idle_for_too_long_is_closed() -> None:
         assert 0.05 < time.monotonic() - begun_s < 0.1 + INTERVAL_S + 1
         assert connection.is_closing
         assert peer.pool.acquire() is None
+
+
+async def test_what_is_past_its_idle_time_is_not_used_though_no_sweep_has_closed_it_yet() -> None:
+    async with origin(UpstreamTimeouts(pool_idle_s=0.02)) as peer:
+        (connection,) = await several(peer, 1)
+        time.sleep(0.03)  # noqa: ASYNC251 - the ticker must not look
+        assert not connection.is_closing
+        assert peer.pool.acquire() is None
+        assert await peer.is_left()
 
 
 async def test_without_an_idle_time_nothing_is_kept() -> None:
@@ -186,3 +197,125 @@ async def test_closing_ends_what_is_idle_what_is_busy_and_what_is_dialled() -> N
         assert answer.connection.is_closing
         assert (answer.ended, answer.error) == (False, None)
         assert await peer.is_left()
+
+
+def limited(peer: ScriptedOrigin, *, max_connections: int = 0, max_idle: int = 256) -> Pool:
+    """Give the origin a pool with limits."""
+    ticker = Ticker(asyncio.get_running_loop())
+    peer.pool = Pool(peer.pool.origin, ticker, max_connections=max_connections, max_idle=max_idle)
+    return peer.pool
+
+
+async def test_at_the_cap_a_dial_is_refused_at_once_and_never_within_the_call() -> None:
+    async with origin() as peer:
+        pool = limited(peer, max_connections=2)
+        held = [await peer.ask() for _ in range(2)]
+        refused: list[UpstreamError] = []
+        begun_s = time.monotonic()
+        task = pool.dial(lambda _: None, refused.append)
+        assert refused == []
+        await task
+        assert time.monotonic() - begun_s < 0.01
+        assert type(refused[0]) is NoCapacity
+        held[0].connection.abandon()
+        await asyncio.sleep(0.01)
+        assert isinstance(await dial(pool), UpstreamConnection)
+
+
+async def test_what_is_still_being_dialled_counts() -> None:
+    async with origin() as peer:
+        pool = limited(peer, max_connections=3)
+        outcomes = await asyncio.gather(*(dial(pool) for _ in range(10)))
+        assert [type(outcome) for outcome in outcomes] == [UpstreamConnection] * 3 + [NoCapacity] * 7
+        await asyncio.sleep(0.01)
+        assert peer.connections == 3
+
+
+async def test_a_dial_that_was_cancelled_before_its_first_step_gives_its_place_back() -> None:
+    async with origin() as peer:
+        pool = limited(peer, max_connections=1)
+        pool.dial(lambda _: None, lambda _: None).cancel()
+        await asyncio.sleep(0.01)
+        assert isinstance(await dial(pool), UpstreamConnection)
+
+
+async def test_a_failed_dial_has_given_its_place_back_when_it_says_so() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        ticker = Ticker(asyncio.get_running_loop())
+        pool = Pool(Origin("127.0.0.1", bound.getsockname()[1], False), ticker, max_connections=1)
+        outcomes: list[UpstreamError] = []
+        second: asyncio.Future[UpstreamError] = asyncio.get_running_loop().create_future()
+
+        def again(error: UpstreamError) -> None:
+            outcomes.append(error)
+            pool.dial(lambda _: None, second.set_result)
+
+        pool.dial(lambda _: None, again)
+        outcomes.append(await asyncio.wait_for(second, 5))
+        assert [type(outcome) for outcome in outcomes] == [ConnectError, ConnectError]
+        await pool.close()
+
+
+async def test_at_the_cap_an_idle_connection_gives_way_to_one_that_must_be_new() -> None:
+    """A second attempt asks for a new connection while others may be idle."""
+    async with origin() as peer:
+        pool = limited(peer, max_connections=2)
+        first, second = await several(peer, 2)
+        assert isinstance(await dial(pool), UpstreamConnection)
+        assert first.is_closing
+        assert pool.acquire() is second
+
+
+async def test_a_dead_idle_connection_keeps_no_place() -> None:
+    async with origin() as peer:
+        pool = limited(peer, max_connections=1)
+        await several(peer, 1)
+        sock = peer.socket
+        sock.shutdown(socket.SHUT_WR)
+        sock.close()
+        time.sleep(0.02)  # noqa: ASYNC251 - the loop must not look
+        assert pool.acquire() is None
+        assert isinstance(await dial(pool), UpstreamConnection)
+
+
+async def test_of_too_many_idle_connections_the_one_unused_for_longest_goes() -> None:
+    async with origin() as peer:
+        pool = limited(peer, max_idle=2)
+        first, second, third = await several(peer, 3)
+        assert first.is_closing
+        assert [pool.acquire() for _ in range(3)] == [third, second, None]
+
+
+async def test_connections_to_an_address_the_name_no_longer_has_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle ones at once, busy ones when their exchange is over; those to an address that stays are kept."""
+    monkeypatch.setattr(resolver, "REFRESH_S", 0.0)
+    monkeypatch.setattr(resolver, "FRESH_S", 0.0)
+    here, elsewhere = (Address(socket.AF_INET, host) for host in ("127.0.0.1", "127.0.0.9"))
+    answer = [here]
+
+    async def lookup(host: str) -> list[Address]:
+        return answer
+
+    async with origin() as peer:
+        ticker = Ticker(asyncio.get_running_loop())
+        pool = peer.pool = Pool(peer.pool.origin._replace(host="api.test"), ticker, lookup=lookup)
+        idle, busy = await several(peer, 2)
+        assert pool.acquire() is busy
+        taken = Answer()
+        taken.connection = busy
+        busy.begin(taken, "GET")
+        busy.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        busy.request_ended()
+
+        answer = [here, elsewhere]
+        await pool.resolver.addresses()
+        assert [idle.is_closing, busy.is_closing] == [False, False]
+
+        answer = [elsewhere]
+        await pool.resolver.addresses()
+        assert [idle.is_closing, busy.is_closing] == [True, False]
+        await peer.send(OK_2)
+        assert await taken.outcome() == "end"
+        assert [idle.is_closing, busy.is_closing] == [True, True]
+        assert pool.acquire() is None

@@ -8,7 +8,8 @@ import pytest
 from tornado.httputil import RequestStartLine
 
 from proxy.wire.read_ahead import READ_AHEAD
-from proxy.wire.server import DISCARD_AT_MOST, LINGER_S
+from proxy.wire.linger import LINGER_S
+from proxy.wire.server import DISCARD_AT_MOST
 from tests.wire.recording import Delegate, Held, Scene, answer_of, get, post, turns
 
 CHUNKED = (
@@ -91,7 +92,7 @@ async def test_a_denied_body_that_is_large_or_uncertain_ends_the_connection(data
         assert 0 < scene.wait_s <= LINGER_S
         assert scene.feed(bytes(100_000)) == b""
         assert scene.transport.is_read()
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert scene.transport.ended() == "abort"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.wire.framing import Framing
 from proxy.wire.read_ahead import READ_AHEAD
-from proxy.wire.server import LINGER_S
+from proxy.wire.linger import LINGER_S
 from proxy.wire.ticker import INTERVAL_S, Ticker
 from tests.wire.recording import Delegate, Held, Scene, answer_of, get, post, turns
 
@@ -139,17 +139,17 @@ async def test_an_idle_connection_is_closed_quietly() -> None:
         assert scene.wait_s == pytest.approx(11, abs=1)  # for the first request no longer than for a head
         scene.feed(get())
         assert scene.wait_s == pytest.approx(33, abs=1)
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert (scene.transport.take(), scene.transport.ended()) == (b"", "close")
 
 
 async def test_a_slow_head_is_408_and_more_bytes_do_not_help_it() -> None:
     async with Scene() as scene:
         scene.feed(b"G")
-        deadline_s = scene.connection.deadline_s
+        deadline_s = scene.watched.deadline_s
         scene.feed(b"E", b"T / HTTP/1.1\r\n")
-        assert scene.connection.deadline_s == deadline_s
-        scene.connection.on_deadline()
+        assert scene.watched.deadline_s == deadline_s
+        scene.watched.on_deadline()
         assert scene.transport.take().startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert scene.transport.eof_written
         assert scene.app.events == []
@@ -161,11 +161,11 @@ async def test_a_slow_body_is_408_or_a_cut(is_started: bool) -> None:
         scene.app.on_headers = lambda delegate: delegate.start(Framing.CHUNKED) if is_started else None
         scene.feed(post(b"abc")[:-3])
         assert scene.wait_s == pytest.approx(22, abs=1)
-        scene.connection.deadline_s = 0
+        scene.watched.deadline_s = 0
         scene.feed(b"a")
         assert scene.wait_s == pytest.approx(22, abs=1)  # a gap, not a total
         scene.transport.take()
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert scene.app.events == [["headers", "data", "gone"]]
         if is_started:
             assert (scene.transport.take(), scene.transport.ended()) == (b"", "abort")
@@ -196,7 +196,7 @@ async def test_the_rest_of_an_answered_body_has_one() -> None:
         scene.feed(post(b"abc")[:-1])
         assert scene.wait_s == pytest.approx(22, abs=1)
         scene.transport.take()
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert (scene.transport.take(), scene.transport.ended()) == (b"", "close")
 
 
@@ -208,11 +208,11 @@ async def test_lingering_ends_but_not_before_the_answer_is_out() -> None:
         scene.app.on_headers = lambda delegate: delegate.answer(403, bytes(300_000))
         scene.feed(post(bytes(10_000_000))[:1000])
         assert scene.wait_s <= LINGER_S
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert scene.transport.ended() != "abort"
         scene.transport.unsent = False
         scene.connection.resume_writing()
-        scene.connection.on_deadline()
+        scene.watched.on_deadline()
         assert scene.transport.ended() == "abort"
 
 

@@ -58,6 +58,13 @@ class MockTransport(asyncio.Transport):
             self._is_lost = True
             self._loop.call_soon(self._protocol.connection_lost, None)
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
     def is_closing(self) -> bool:
         return bool(self._ended)
 

@@ -1,4 +1,7 @@
-"""The life of a forwarded exchange, in the order of this file: request in, verdict, forwarding, answer out, end."""
+"""The life of a forwarded exchange, in the order of this file: request in, verdict, forwarding, answer out, end.
+
+What goes up and what comes down is said by its two kinds: `proxy.gateway.openai_api` and `proxy.gateway.simple_chat`.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,22 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from proxy.core.chain import BODY_WANTED, Verdict
-from proxy.core.errors import ProtocolError, UpstreamError
+from proxy.core.errors import UpstreamError
 from proxy.core.exchange import Exchange
-from proxy.core.headers import REPLACED_IN_RESPONSES, Headers, end_to_end
 from proxy.core.messages import BODY_TOO_LARGE
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.forward import Forward
-from proxy.wire.framing import Framing
-from proxy.wire.gate import ResponseHead
+from proxy.wire.client import UpstreamConnection
+from proxy.wire.gate import ResponseError, ResponseHead
 
 if TYPE_CHECKING:
     from proxy.gateway.plane import DataPlane
 
 
-class ExchangeDelegate(AnsweringDelegate):
-    """One exchange below ``/v1``. `proxy.gateway.simple_chat.ChatDelegate` changes what goes up and comes down."""
+class ForwardingDelegate(AnsweringDelegate):
+    """An exchange that passes the chain and, if it may, goes upstream."""
 
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
         super().__init__(plane, downstream)
@@ -32,7 +34,6 @@ class ExchangeDelegate(AnsweringDelegate):
         self._task: asyncio.Task[None] | None = None
         self._held: list[bytes] | None = None  # the body's pieces, while it is being held
         self._held_limit = plane.max_held_bytes
-        self._splices = False
 
     # request in
 
@@ -137,20 +138,8 @@ class ExchangeDelegate(AnsweringDelegate):
     # forwarding
 
     def _send(self) -> Future[None] | None:
-        """Every stage was passed: forward the request as it came."""
-        exchange = self.exchange
-        body = exchange.body
-        chunked = False
-        framing = b""
-        if body is not None:
-            framing = b"Content-Length: %d\r\n" % len(body)
-        elif (length := exchange.headers.get(b"content-length")) is not None:
-            framing = b"Content-Length: %b\r\n" % length
-        elif exchange.headers.get(b"transfer-encoding") is not None:
-            chunked = True
-            framing = b"Transfer-Encoding: chunked\r\n"
-        head = self._plane.upstream.request_head(exchange, framing)
-        return self._start(head, body, chunked=chunked)
+        """Every stage was passed: make the request that goes upstream, and `_start` it."""
+        raise NotImplementedError
 
     def _start(self, head: bytes, body: bytes | None, *, chunked: bool = False) -> Future[None] | None:
         """Send a head upstream, and with it the body if it is held."""
@@ -165,73 +154,24 @@ class ExchangeDelegate(AnsweringDelegate):
 
     # answer out
 
+    def on_answer_informational(self, head: ResponseHead) -> None:
+        """A 1xx answer before the real one."""
+
+    def on_answer_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        """101: another protocol."""
+        raise ResponseError("a 101 that nobody asked for")
+
     def on_answer_headers(self, head: ResponseHead) -> bool:
-        """The upstream answers: pass its head on. True = its body goes out as it stands on the wire."""
-        exchange = self.exchange
-        exchange.status = head.status
-        exchange.first_byte_s = self._plane.clock()
-        downstream = self._downstream
-        headers = exchange.response_headers = Headers(end_to_end(head.headers, REPLACED_IN_RESPONSES))
-        headers.fields.append(self._request_id_field())
-        try:
-            self._chain.response_headers(exchange)
-        except Exception:
-            self._crash()
-            return False
-        framing = head.framing
-        if self._chain.changes_chunks and framing is not Framing.NONE:
-            headers.remove(b"content-length")
-            framing = Framing.CLOSE
-        self._splices = downstream.can_splice and framing in (Framing.LENGTH, Framing.CHUNKED)
-        if framing is Framing.CHUNKED and self._is_http10:
-            self._splices = False
-        if not self._splices and framing in (Framing.CLOSE, Framing.CHUNKED):
-            framing = Framing.CLOSE if self._is_http10 else Framing.CHUNKED
-        try:
-            downstream.start(
-                head.status,
-                head.reason,
-                headers.fields,
-                framing,
-                splice=self._splices,
-                body_follows=head.body_follows,
-            )
-        except Exception as error:
-            # A head that may not be written: what the upstream sent is not HTTP after all.
-            self._fail(ProtocolError(f"its headers cannot be passed on: {type(error).__name__}"))
-            return False
-        return self._splices
+        """The upstream answers. True = its body is wanted as it stands on the wire."""
+        raise NotImplementedError
 
     def on_answer_data(self, data: bytes) -> None:
-        """The next bytes of the answer; a client that cannot take them makes the upstream wait."""
-        exchange = self.exchange
-        if self._splices:
-            ready = self._downstream.splice(data)
-        else:
-            if self._chain.changes_chunks:
-                try:
-                    data = self._chain.response_chunk(exchange, data)
-                except Exception:
-                    self._crash()
-                    return
-            ready = self._downstream.write(data)
-        exchange.bytes_out += len(data)
-        if not ready.done() and self._forward is not None:
-            self._forward.pause()
-            ready.add_done_callback(self._resume)
-
-    def _resume(self, ready: Future[None]) -> None:
-        ready.cancelled() or ready.exception()  # looked at; the close callback deals with a lost client
-        if self._forward is not None:
-            self._forward.resume()
+        """The next bytes of the answer."""
+        raise NotImplementedError
 
     def on_answer_end(self) -> None:
         """The answer is whole."""
-        if self._splices:
-            self._downstream.splice_end()
-        else:
-            self._downstream.finish()
-        self._complete()
+        raise NotImplementedError
 
     def on_answer_error(self, error: UpstreamError) -> None:
         """The upstream failed: say so if nothing is out yet, else let the cut be seen as a cut."""

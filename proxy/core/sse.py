@@ -1,0 +1,132 @@
+"""Server-sent events as far as a gateway must know them: where an event ends, and whether the stream said its last.
+
+A streamed answer is complete only when its terminal event was seen: ``[DONE]`` on the chat route, one of
+``response.completed``, ``response.failed`` and ``response.incomplete`` on the Responses route. The end of the bytes
+alone says nothing (a body without length ends just so when its server crashes).
+
+Source: the HTML standard, section 9.2 (lines end with CR, LF or CRLF; a blank line ends an event).
+"""
+
+from __future__ import annotations
+
+from proxy.core.headers import Headers
+
+_PROMISING_PATHS = ("/chat/completions", "/completions", "/responses")
+_TERMINAL_EVENTS = frozenset(
+    {
+        b"response.completed",
+        b"response.failed",
+        b"response.incomplete",
+        b"response.cancelled",
+        b"error",
+        b"done",
+    }
+)
+_TERMINAL_DATA = (
+    b"[DONE]",
+    b'{"error":',
+    b'{"type":"response.completed"',
+    b'{"type":"response.failed"',
+    b'{"type":"response.incomplete"',
+    b'{"type":"error"',
+)
+_KEPT = 96
+"""Bytes of an unfinished line that are remembered: enough for every line that could be terminal."""
+_NUMBER = b'"sequence_number":'
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether an answer with these headers is a stream of events that can be read as it stands."""
+    content_type = headers.get(b"content-type")
+    if content_type is None or content_type[:17].lower() != b"text/event-stream":
+        return False
+    return content_type[17:18] in (b"", b";", b" ") and headers.get(b"content-encoding") in (None, b"identity")
+
+
+def promises_terminal_event(path: bytes) -> bool:
+    """Whether streams of this path always end with a terminal event, so that one without it was cut."""
+    return path.decode("latin-1").endswith(_PROMISING_PATHS)
+
+
+class EventWatch:
+    """Follows the payload of one event stream, at the cost of a look at each piece.
+
+    ``is_between_events``: a blank line was the last thing seen, or nothing yet. ``is_terminated``: the stream has
+    had its terminal event. ``sequence_number``: the last one seen, which a Responses event of ours would follow.
+    ``is_between_chunks`` is the wire's: whether the framing, too, would allow something in between here.
+    """
+
+    __slots__ = (
+        "_line",
+        "_line_is_long",
+        "_skips_line_feed",
+        "is_between_chunks",
+        "is_between_events",
+        "is_terminated",
+        "sequence_number",
+    )
+
+    def __init__(self) -> None:
+        self.is_between_chunks = True
+        self.is_between_events = True
+        self.is_terminated = False
+        self.sequence_number = -1
+        self._line = b""  # the beginning of a line whose end has not come yet
+        self._line_is_long = False
+        self._skips_line_feed = False
+
+    def feed(self, payload: bytes) -> None:
+        """Look at the next piece of the payload, without its chunk framing."""
+        if (
+            self.is_between_events
+            and payload.startswith(b'data: {"')
+            and payload.endswith(b"\n\n")
+            and payload.find(b"\n") == len(payload) - 2
+            and b"\r" not in payload
+            and not payload.startswith((b'"error":', b'"type":'), 7)
+        ):
+            return  # one event of one line, and an ordinary one: what nearly every piece is
+        if payload:
+            self._feed_lines(payload)
+
+    def _feed_lines(self, payload: bytes) -> None:
+        if self._skips_line_feed and payload.startswith(b"\n"):
+            payload = payload[1:]
+        self._skips_line_feed = payload.endswith(b"\r")
+        for line in payload.splitlines(keepends=True):
+            text = line.rstrip(b"\r\n")
+            if len(text) == len(line):
+                self._keep(text)
+            elif not text and not self._line:
+                self.is_between_events = True
+            else:
+                self.is_between_events = False
+                self._judge(self._line + text if not self._line_is_long else self._line)
+                self._line = b""
+                self._line_is_long = False
+
+    def _keep(self, text: bytes) -> None:
+        """Remember the beginning of an unfinished line."""
+        self.is_between_events = False
+        if not self._line_is_long:
+            self._line += text[: _KEPT - len(self._line)] if len(text) > _KEPT - len(self._line) else text
+            self._line_is_long = len(self._line) >= _KEPT
+
+    def _judge(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            if value in _TERMINAL_EVENTS:
+                self.is_terminated = True
+        elif name == b"data":
+            if value.startswith(_TERMINAL_DATA):
+                self.is_terminated = True
+            self._number(value)
+
+    def _number(self, value: bytes) -> None:
+        found = value.find(_NUMBER)
+        if found >= 0:
+            digits = value[found + len(_NUMBER) : found + len(_NUMBER) + 12].lstrip()
+            count = len(digits) - len(digits.lstrip(b"0123456789"))
+            if count:
+                self.sequence_number = int(digits[:count])
