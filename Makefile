@@ -14,7 +14,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all coverage lint format bench clean
+.PHONY: help run demo test test-all coverage lint format bench soak fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
@@ -53,6 +53,13 @@ format: $(VENV)/installed-all ## Bring the code into shape
 
 bench: $(VENV)/installed ## Measure CPU time beside nginx; BENCH=--quick for a rough figure
 	$(BIN)/python -m bench $(BENCH)
+
+soak: $(VENV)/installed-all ## Measure what holds under faults in great numbers; SOAK=--quick for a rough look
+	$(BIN)/python -m soak $(SOAK)
+
+fuzz: $(VENV)/installed-all ## Try inputs nobody would send, a minute each; FUZZ="--seconds 600" for more
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
+	$(BIN)/python -m fuzz $(FUZZ)
 
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

@@ -28,7 +28,10 @@ HOP_BY_HOP = frozenset(
 
 FORWARDING = frozenset(
     {
+        b"cf-connecting-ip",
+        b"cf-connecting-ipv6",
         b"forwarded",
+        b"true-client-ip",
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",

@@ -132,6 +132,11 @@ class DataPlane(HTTPServerConnectionDelegate):
             forwarded_chain=forwarded,
         )
 
+    @property
+    def in_flight(self) -> int:
+        """Exchanges under way."""
+        return self._in_flight
+
     def refuse_new_work(self, refuse: bool) -> None:
         """Take no more exchanges, or take them again; those under way are not touched."""
         self._room = 0 if refuse else self._most_in_flight

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from proxy.core.exchange import Exchange, Route
 from proxy.core.headers import REPLACED_IN_REQUESTS, encode, end_to_end
+from proxy.core.headers import Field as HeaderField
+from proxy.core.headers import field as header_field
 from proxy.core.messages import LOOP_DETECTED
 from proxy.core.origin import Origin
 from proxy.core.reply import INVALID_REQUEST, Reply
@@ -16,8 +18,11 @@ from proxy.core.stage import Stage
 from proxy.stages.model import Services, StageConfig
 
 HOP_FIELD = b"x-sluice-hop"
-# With a server's key these would still speak for the client's own account.
-_CLIENTS_ACCOUNT = frozenset({b"openai-organization", b"openai-project", b"cookie"})
+# With a server's key these would still speak for the client's own account; some compatible servers read the last two.
+_CLIENTS_ACCOUNT = frozenset({b"openai-organization", b"openai-project", b"cookie", b"api-key", b"x-api-key"})
+# So would these in Sec-WebSocket-Protocol: browsers, which can set no other header, put key and account there
+# (https://platform.openai.com/docs/guides/realtime-websocket).
+_ACCOUNT_PROTOCOL = b"openai-"
 _WITHOUT_AUTHORIZATION = REPLACED_IN_REQUESTS | {b"authorization"}
 _WITHOUT_ACCOUNT = _WITHOUT_AUTHORIZATION | _CLIENTS_ACCOUNT
 _URL = re.compile(r"[\x21-\x7e]+\Z")
@@ -102,6 +107,8 @@ class Upstream(Stage):
         else:
             is_servers = exchange.credential_source == "server"
             fields = end_to_end(exchange.headers, _WITHOUT_ACCOUNT if is_servers else _WITHOUT_AUTHORIZATION)
+            if is_servers and framing.startswith(b"Upgrade"):
+                fields = _without_account_protocols(fields)
             credential = b"Authorization: %b\r\n" % authorization
         method = exchange.method.encode("ascii")
         # The target begins with /v1, which base_url's own path stands for.
@@ -123,3 +130,17 @@ class Upstream(Stage):
         path = b"/chat/completions" if exchange.route is Route.CHAT else exchange.path[3:]
         target = (self._path + path).decode("latin-1")
         return f"{exchange.method} goes to {scheme}://{self.origin.host}:{self.origin.port}{target}"
+
+
+def _without_account_protocols(fields: list[HeaderField]) -> list[HeaderField]:
+    """The lines without those WebSocket subprotocols that are a key, an organization or a project."""
+    kept: list[HeaderField] = []
+    for line in fields:
+        if line[0] == b"sec-websocket-protocol":
+            offered = [protocol.strip() for protocol in line[2].split(b",")]
+            plain = [protocol for protocol in offered if not protocol.lower().startswith(_ACCOUNT_PROTOCOL)]
+            if len(plain) < len(offered):
+                kept.extend([header_field(b"Sec-WebSocket-Protocol", b", ".join(plain))] if plain else [])
+                continue
+        kept.append(line)
+    return kept

@@ -39,6 +39,10 @@ class Linger(asyncio.Protocol):
         now = self._ticker.loop.time()
         if self._transport.get_write_buffer_size() and now < self._until_s:
             self.deadline_s = now + LINGER_S
+        elif not self._transport.is_closing():
+            # TLS cannot be closed by half: this is where its goodbye is said.
+            self.deadline_s = now + LINGER_S
+            self._transport.close()
         else:
             self._transport.abort()
 

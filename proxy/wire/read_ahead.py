@@ -7,6 +7,7 @@ reading stops, and the kernel is asked at each tick whether the other side is st
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 
@@ -73,6 +74,10 @@ def has_left(transport: asyncio.Transport) -> bool:
     """Whether the other side of a connection has closed or reset it, asked without reading."""
     sock = transport.get_extra_info("socket")
     try:
+        if sock.family == socket.AF_UNIX:
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLRDHUP)
+            return bool(poll.poll(0))
         state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except (OSError, AttributeError):
         return False

@@ -106,6 +106,9 @@ class ServerConnection(Connection):
 
     def eof_received(self) -> bool:
         """A client that closes its half is gone: it could not be told from one that left."""
+        if self._writer is not None and self._transport.get_write_buffer_size():
+            # What the client does not take would keep a closing transport, and its upstream, open.
+            self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -107,7 +107,10 @@ class TestEndToEnd:
             b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer "
             b"transfer-encoding upgrade http2-settings"
         )
-        forwarding = b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port x-real-ip"
+        forwarding = (
+            b"forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port x-real-ip "
+            b"cf-connecting-ip cf-connecting-ipv6 true-client-ip"
+        )
         assert set(hop_by_hop.split()) == HOP_BY_HOP
         assert set(forwarding.split()) == FORWARDING
 

@@ -1,6 +1,6 @@
 """Canaries: secrets that nobody else would say. Every test of the gateway fails if one is heard where none belongs.
 
-A pytest plugin. For each test in `WATCHED` all loggers speak at DEBUG, and what they say is searched, with what
+A pytest plugin. For each test in `WATCHED` the loggers of the gateway speak at DEBUG. What they say is searched, with what
 processes print and with the access log's line of every exchange that ends. Found is a canary itself, its base64, its
 URL encoding, and any 12 characters of these.
 """
@@ -31,7 +31,7 @@ PROMPT = "xqzrbvwkpjfhgnmtldscyuoaie-kjqxwzvbnpfhgr"
 ENVIRONMENT = "Hn3WbYq8KzVe5RtLx2MpGc7UdJf9SaTo4Xi6"
 
 WATCHED = ("tests/e2e/", "tests/gateway/", "tests/cli/", "tests/settings/test_secrets.py")
-SPEAKING = ("", "sluice", "tornado", "asyncio")
+SPEAKING = ("sluice", "tornado", "asyncio")
 _PART = 12
 
 _grams: dict[str, str] = {}
@@ -172,9 +172,9 @@ def witness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
-    loggers[0].addHandler(listening)
+    logging.getLogger().addHandler(listening)
     yield listening
-    loggers[0].removeHandler(listening)
+    logging.getLogger().removeHandler(listening)
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     printed = [("a process", text) for text in _printed]

@@ -260,9 +260,10 @@ class Lane:
         got = bytearray()
         try:
             behind = b"" if case.tier is Tier.WAITS else canary(number)
-            writer.write(case.data + (b"" if way is Way.LATER else behind))
-            if way is Way.LATER:
-                await read_until(reader, got, lambda: _STATUS.search(got) is not None)
+            is_later = way is Way.LATER and case.tier is not Tier.WAITS
+            writer.write(case.data + (b"" if is_later else behind))
+            if is_later:
+                await read_until(reader, got, lambda: _STATUS.search(got) is not None, IDLE_S)
                 writer.write(behind)
             if case.tier is Tier.WAITS:
                 await read_until(reader, got, lambda: len(_STATUS.findall(got)) >= len(case.readings))

@@ -499,6 +499,24 @@ def test_a_handshake_that_stalls_is_a_connect_timeout(tls: ssl.SSLContext, run: 
     run(main())
 
 
+def test_an_address_where_tls_fails_is_not_the_first_to_be_tried_again(
+    authority: trustme.CA, tls: ssl.SSLContext, run: Run
+) -> None:
+    """There is somebody, so no other address joins the race; the next dial begins elsewhere."""
+    context = server_context(authority.issue_cert(NAME))
+    first = Address(V4, "127.0.0.2")
+
+    async def main() -> None:
+        with serving(tls_server(context, bytearray())) as port, listening(first.host, port):
+            resolver = resolver_for(first, LOOPBACK)
+            assert type(await failure(resolver, port, tls=tls, timeout_s=0.2)) is ConnectTimeout
+            protocol, address = await connect(resolver, port, tls=tls)
+            assert address == LOOPBACK.host
+            await protocol.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("notify", [True, False], ids=["with close_notify", "with a bare FIN"])
 def test_only_a_close_notify_is_a_proper_end(
     notify: bool, authority: trustme.CA, tls: ssl.SSLContext, run: Run

@@ -93,7 +93,7 @@ async def test_a_denied_body_that_is_large_or_uncertain_ends_the_connection(data
         assert scene.feed(bytes(100_000)) == b""
         assert scene.transport.is_read()
         scene.watched.on_deadline()
-        assert scene.transport.ended() == "abort"
+        assert scene.transport.ended() == "close"
 
 
 async def test_an_early_answer_while_the_body_comes() -> None:

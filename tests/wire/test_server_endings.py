@@ -10,7 +10,7 @@ import pytest
 
 from proxy.wire.framing import Framing
 from proxy.wire.read_ahead import READ_AHEAD
-from proxy.wire.linger import LINGER_S
+from proxy.wire.linger import LINGER_S, Linger
 from proxy.wire.ticker import INTERVAL_S, Ticker
 from tests.wire.recording import Delegate, Held, Scene, answer_of, get, post, turns
 
@@ -213,6 +213,20 @@ async def test_lingering_ends_but_not_before_the_answer_is_out() -> None:
         scene.transport.unsent = False
         scene.connection.resume_writing()
         scene.watched.on_deadline()
+        assert scene.transport.ended() == "close"
+
+
+async def test_a_lingering_client_that_never_takes_its_answer_is_cut_in_the_end() -> None:
+    async with Scene() as scene:
+        scene.transport.unsent = True
+        scene.app.on_headers = lambda delegate: delegate.answer(403, bytes(300_000))
+        scene.feed(post(bytes(10_000_000))[:1000])
+        lingering = scene.watched
+        assert isinstance(lingering, Linger)
+        lingering._until_s = 0
+        lingering.on_deadline()
+        assert scene.transport.ended() == "close"
+        lingering.on_deadline()
         assert scene.transport.ended() == "abort"
 
 
