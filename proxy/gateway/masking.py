@@ -2,7 +2,7 @@
 
 Only answers of status 400 and above to exchanges that travel with a server key are looked into; everything else goes
 on as it came, and pays one comparison for it. In those answers every occurrence of the key is replaced by as many
-asterisks, in header values and, as its bytes come, in the body: nothing is held but the few bytes that may be the
+asterisks, in the head and, as its bytes come, in the body: nothing is held but the few bytes that may be the
 beginning of the key.
 
 A body in ``gzip`` is unpacked for that and goes on unpacked. One in any other coding cannot be looked into: 401 and
@@ -65,6 +65,7 @@ def masked(taker: AnswerTaker, exchange: Exchange, head: ResponseHead) -> Answer
         for name, line, value in head.headers.fields
     ]
     head.headers = Headers(lines)
+    head.reason = head.reason.replace(key, mask)
     unpack = None
     if head.framing is not Framing.NONE and _coding(head) in _ZIPPED:
         unpack = _Unpacker()

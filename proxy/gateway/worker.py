@@ -52,11 +52,14 @@ def open_file_limit() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_for(files: int) -> int:
-    """How many clients so many open files are enough for: each may need a second one upstream."""
+def room_for_clients(files: int) -> tuple[int, int]:
+    """How many clients so many open files are enough for, and how many more that are only told there is no room.
+
+    Each one that is served may need a second file, for its connection upstream.
+    """
     reserved = min(RESERVED_FILES, files // 4)
     surplus = min(MAX_SURPLUS, files // 8)
-    return max((files - reserved - surplus) // 2, 1)
+    return max((files - reserved - surplus) // 2, 1), surplus
 
 
 def endpoint_of(listen: Listen) -> Endpoint:
@@ -85,6 +88,7 @@ class Worker:
         self._access_log = self._open_access_log()
         self.plane = DataPlane(settings, self._access_log)
         downstream = settings.downstream
+        connections, surplus = room_for_clients(open_file_limit())
         self.listener = Listener(
             self.plane,
             ticker=self.plane.ticker,
@@ -96,7 +100,8 @@ class Worker:
             ),
             max_header_bytes=downstream.max_header_bytes,
             on_error=self.plane.render_refusal,
-            max_connections=settings.overload.max_connections or connections_for(open_file_limit()),
+            max_connections=settings.overload.max_connections or connections,
+            max_surplus=surplus,
             surplus_app=Surplus(self.plane),
             may_speak_proxy=self.plane.trusted.holds,
         )

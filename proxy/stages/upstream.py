@@ -22,7 +22,7 @@ HOP_FIELD = b"x-sluice-hop"
 _CLIENTS_ACCOUNT = frozenset({b"openai-organization", b"openai-project", b"cookie", b"api-key", b"x-api-key"})
 # So would these in Sec-WebSocket-Protocol: browsers, which can set no other header, put key and account there
 # (https://platform.openai.com/docs/guides/realtime-websocket).
-_ACCOUNT_PROTOCOL = b"openai-"
+_ACCOUNT_PROTOCOLS = (b"openai-insecure-api-key.", b"openai-organization.", b"openai-project.")
 _WITHOUT_AUTHORIZATION = REPLACED_IN_REQUESTS | {b"authorization"}
 _WITHOUT_ACCOUNT = _WITHOUT_AUTHORIZATION | _CLIENTS_ACCOUNT
 _URL = re.compile(r"[\x21-\x7e]+\Z")
@@ -138,7 +138,7 @@ def _without_account_protocols(fields: list[HeaderField]) -> list[HeaderField]:
     for line in fields:
         if line[0] == b"sec-websocket-protocol":
             offered = [protocol.strip() for protocol in line[2].split(b",")]
-            plain = [protocol for protocol in offered if not protocol.lower().startswith(_ACCOUNT_PROTOCOL)]
+            plain = [protocol for protocol in offered if not protocol.lower().startswith(_ACCOUNT_PROTOCOLS)]
             if len(plain) < len(offered):
                 kept.extend([header_field(b"Sec-WebSocket-Protocol", b", ".join(plain))] if plain else [])
                 continue

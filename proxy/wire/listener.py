@@ -47,7 +47,7 @@ class Listener:
     """Serves a Tornado `HTTPServerConnectionDelegate` on our wire.
 
     ``on_error`` shapes the answers to requests that are refused before a delegate exists. Of the connections beyond
-    ``max_connections`` a few are served by ``surplus_app``, one request each; the rest are closed at once.
+    ``max_connections`` ``max_surplus`` are served by ``surplus_app``, one request each; the rest are closed at once.
     ``may_speak_proxy`` says of a peer (its normalised address, or ``unix``) whether its PROXY header is believed; by
     default nobody's is.
     """
@@ -63,11 +63,13 @@ class Listener:
         max_header_bytes: int = 65_536,
         on_error: ErrorAnswer = plain_error,
         max_connections: int = sys.maxsize,
+        max_surplus: int = MAX_SURPLUS,
         surplus_app: HTTPServerConnectionDelegate | None = None,
         may_speak_proxy: Callable[[str], bool] = lambda peer_ip: False,
     ) -> None:
         self.app = app
         self.max_connections = max_connections
+        self._max_surplus = max_surplus
         self._surplus_app = surplus_app
         self.loop = asyncio.get_running_loop()
         self.ticker = ticker or Ticker(self.loop)
@@ -155,7 +157,7 @@ class Listener:
         surplus = len(self._connections) - self.max_connections
         if surplus <= 0:
             return self.app
-        if self._surplus_app is None or surplus > MAX_SURPLUS:
+        if self._surplus_app is None or surplus > self._max_surplus:
             connection.abort()
         return self._surplus_app or self.app
 

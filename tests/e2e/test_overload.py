@@ -8,7 +8,7 @@ import time
 import pytest
 
 from proxy.gateway.overload import MemoryGuard, resident_bytes
-from proxy.gateway.worker import connections_for
+from proxy.gateway.worker import room_for_clients
 from tests.e2e.test_streams import SSE, chunk, until
 from tests.support.gateway import gateway
 from tests.support.raw import Answer, RawClient, request
@@ -158,5 +158,6 @@ def test_the_guard_reads_the_memory_of_this_process() -> None:
 
 @pytest.mark.parametrize(("files", "clients"), [(20_000, 9_840), (1024, 416), (256, 80), (8, 2), (2, 1)])
 def test_every_connection_has_its_files(files: int, clients: int) -> None:
-    assert connections_for(files) == clients
-    assert clients * 2 <= files
+    served, surplus = room_for_clients(files)
+    assert served == clients
+    assert served * 2 + surplus <= files

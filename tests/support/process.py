@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -42,7 +44,7 @@ def run(*args: str, stdin: str = "", timeout_s: float = 30, **names: str) -> sub
 class Sluice:
     """A running ``sluice serve``; ``out`` and ``err`` collect what it prints."""
 
-    def __init__(self, *args: str, **names: str) -> None:
+    def __init__(self, *args: str, files: int = 0, **names: str) -> None:
         settings = {"SLUICE__ADMIN__PORT": "0", "SLUICE__LISTEN__HOST": "127.0.0.1", "PORT": "0", **names}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "serve", *args],
@@ -51,6 +53,7 @@ class Sluice:
             text=True,
             env=environment(**settings),
             cwd="/",
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)) if files else None,
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -98,9 +101,9 @@ class Sluice:
 
 
 @contextmanager
-def serving(*args: str, **names: str) -> Iterator[Sluice]:
-    """A ``sluice serve`` for the length of a ``with`` block."""
-    sluice = Sluice(*args, **names)
+def serving(*args: str, files: int = 0, **names: str) -> Iterator[Sluice]:
+    """A ``sluice serve`` for the length of a ``with`` block; it may have ``files`` open files, if that is said."""
+    sluice = Sluice(*args, files=files, **names)
     try:
         yield sluice
     finally:
