@@ -60,6 +60,8 @@ soak: $(VENV)/installed-all ## Measure what holds under faults in great numbers;
 fuzz: $(VENV)/installed-all ## Try inputs nobody would send, a minute each; FUZZ="--seconds 600" for more
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
 	$(BIN)/python -m fuzz $(FUZZ)
+	$(BIN)/python -m tests.corpus --proxies $(CORPORA)
+	$(BIN)/python -m tests.conformance
 
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

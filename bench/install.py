@@ -18,7 +18,7 @@ def ensure(programs: Iterable[str]) -> None:
     prefix = apt_prefix()
     wanted = " ".join(missing)
     if prefix is None:
-        raise SystemExit(f"The bench needs {wanted}. Install it with the package manager of this machine.")
+        raise SystemExit(f"This needs {wanted}. Install it with the package manager of this machine.")
     print(f"installing {wanted} through apt", flush=True)
     # Run level 1: what is installed is to be there, not to be started as a service. sudo would drop our environment.
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-q"]
@@ -28,7 +28,7 @@ def ensure(programs: Iterable[str]) -> None:
             [*apt, "install", "-y", "--no-install-recommends", *missing], check=True, stdin=subprocess.DEVNULL
         )
     except subprocess.CalledProcessError as error:
-        raise SystemExit(f"The bench needs {wanted}, and apt could not install it (see above).") from error
+        raise SystemExit(f"This needs {wanted}, and apt could not install it (see above).") from error
 
 
 def apt_prefix() -> list[str] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+pytest_plugins = ["tests.support.canary"]
+
 
 def pytest_configure() -> None:
     """Let nobody be given an event loop unasked.

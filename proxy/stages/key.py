@@ -107,7 +107,7 @@ class Key(Stage):
         """The credential, or None if it is absent or a placeholder."""
         if credential is None:
             return None
-        credential = credential.strip()
+        credential = credential.strip(" \t")
         return None if credential.lower() in self._placeholders else credential
 
     def _use_server_key(self, exchange: Exchange) -> None:

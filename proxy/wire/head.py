@@ -7,6 +7,8 @@ per line, and writing the lines out again 2.2 µs less: fidelity is the reason, 
 
 from __future__ import annotations
 
+import re
+
 from httptools import (
     HttpParserError,
     HttpParserInvalidMethodError,
@@ -23,6 +25,7 @@ MAX_FIELDS = 100
 """Header lines of one message; one of them may have half the bytes a head may have."""
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_METHOD_BEGUN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
 _BLANK_LINE = (b"\r", b"\n")
 _HEAD_END = b"\r\n\r\n"
 
@@ -122,6 +125,8 @@ class RequestParser(_HeadParser):
         except ValueError:
             raise RequestError(400, "the request line is missing or malformed") from None
         except HttpParserInvalidMethodError:
+            if not _METHOD_BEGUN.match(self._data):
+                raise RequestError(400, "the request line is malformed") from None
             raise RequestError(405, "the method is unknown") from None
         except HttpParserError as error:
             raise RequestError(400, _plain(error)) from None

@@ -79,11 +79,11 @@ class ResponseWriter(HTTPConnection):
 
     def set_max_body_size(self, max_body_size: int) -> None:
         """Set how many bytes this request's body may have."""
-        self._connection.max_body_bytes = max_body_size
+        self._connection.body.max_bytes = max_body_size
 
     def set_body_timeout(self, timeout: float) -> None:
         """Set the longest gap in seconds between two pieces of this request's body."""
-        self._connection.body_timeout_s = timeout
+        self._connection.body.timeout_s = timeout
 
     def detach(self) -> Any:
         """Not offered: the wire has no stream to give away."""

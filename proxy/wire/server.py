@@ -19,7 +19,7 @@ from tornado.httputil import HTTPMessageDelegate, RequestStartLine
 
 from proxy.core.headers import Headers
 from proxy.wire.connection import NEVER, Connection, unsent_bytes
-from proxy.wire.framing import BodyReader, FramingError, LengthReader, reader_for
+from proxy.wire.framing import FramingError
 from proxy.wire.gate import RequestError, RequestHead
 from proxy.wire.head import RequestParser
 from proxy.wire.headers import WireHeaders
@@ -27,15 +27,13 @@ from proxy.wire.hold import Hold
 from proxy.wire.linger import Linger
 from proxy.wire.peer import PeerContext
 from proxy.wire.read_ahead import ReadAhead
+from proxy.wire.request_body import RequestBody
 from proxy.wire.response import ResponseWriter, error_response
 
 if TYPE_CHECKING:
     from proxy.wire.listener import Listener
 
 log = logging.getLogger("sluice.wire")
-
-DISCARD_AT_MOST = 262_144
-"""Bytes of an unwanted body that are read and thrown away to keep the connection."""
 
 
 class State(Enum):
@@ -73,16 +71,12 @@ class ServerConnection(Connection):
         super().__init__(listener.loop)
         self._listener = listener
         self._app = listener.app
-        self.max_body_bytes = 0
-        self.body_timeout_s = listener.timeouts.body_s
+        self.body = RequestBody(listener.timeouts.body_s)
         self.keeps_alive = True
         self._state = State.HEAD
         self._parser: RequestParser | None = None
-        self._reader: BodyReader | None = None
         self._delegate: HTTPMessageDelegate | None = None
         self._writer: ResponseWriter | None = None
-        self._body_ended = False
-        self._body_bytes = 0
         self._is_consuming = False
         self._unsent = 0
         self._hold = Hold(self._release, self.abort)
@@ -176,12 +170,9 @@ class ServerConnection(Connection):
     def _begin(self, head: RequestHead) -> None:
         """Hand a new request to a new delegate."""
         self.keeps_alive = head.keep_alive and self._listener.keeps_connections
-        self.max_body_bytes = 0
-        self._body_bytes = 0
-        self._reader = reader_for(head.framing, head.content_length)
-        self._body_ended = self._reader is None
+        self.body.begin(head)
         self._state = State.BODY
-        self.deadline_s = self._loop.time() + self.body_timeout_s
+        self.deadline_s = self._loop.time() + self.body.timeout_s
         writer = self._writer = ResponseWriter(self, head)
         delegate = self._delegate = self._app.start_request(self, writer)
         start_line = RequestStartLine(head.method, head.target.decode("latin-1"), f"HTTP/{head.version}")
@@ -198,41 +189,33 @@ class ServerConnection(Connection):
         """The delegate is ready for what comes next: the body, or its end."""
         if self._delegate is None or self._state not in (State.BODY, State.ANSWER):
             return
-        if self._body_ended:
+        if self.body.has_ended:
             self._state = State.ANSWER
             self.deadline_s = NEVER
             self._delegate.finish()
-        elif self._writer is not None and self._writer.head.expects_continue:
-            self._writer.head.expects_continue = False
-            if not self._ahead and not self._writer.started:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif self._writer is not None:
+            self.body.check_announcement()
+            if self._writer.head.expects_continue:
+                self._writer.head.expects_continue = False
+                if not self._ahead and not self._writer.started:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, data: bytes) -> bytes:
-        reader, delegate = self._reader, self._delegate
-        assert reader is not None
+        delegate = self._delegate
         assert delegate is not None
-        pieces: list[bytes] = []
-        end = reader.read(data, pieces)
-        rest = data[end:] if 0 <= end < len(data) else b""
-        self._body_ended = end >= 0
-        self.deadline_s = self._loop.time() + self.body_timeout_s
-        held: Awaitable[None] | None = None
-        if pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._body_bytes += len(piece)
-            if self.max_body_bytes and self._body_bytes > self.max_body_bytes:
-                raise RequestError(413, "the body is too large")
-            held = delegate.data_received(piece)
+        payload, rest = self.body.take(data)
+        self.deadline_s = self._loop.time() + self.body.timeout_s
+        held = delegate.data_received(payload) if payload else None
         if self._state is not State.BODY or self._delegate is not delegate:
             # The delegate has answered: what is left of the body is nobody's.
-            if end >= 0 and self._state is State.BODY:
+            if self.body.has_ended and self._state is State.BODY:
                 self._go_on()
             return rest
         if held is not None and not (isinstance(held, Future) and held.done()):
             self._ahead.put_back(rest)
             self._hold_for(held)
             return b""
-        if end >= 0:
+        if self.body.has_ended:
             self._go_on()
         return rest
 
@@ -246,9 +229,12 @@ class ServerConnection(Connection):
         if self._state is not State.HELD:
             return
         self._state = State.BODY
-        self.deadline_s = self._loop.time() + self.body_timeout_s
+        self.deadline_s = self._loop.time() + self.body.timeout_s
         try:
             self._go_on()
+        except RequestError as error:
+            self._refuse(error)
+            return
         except Exception:
             log.exception("a delegate failed")
             self.abort()
@@ -266,21 +252,17 @@ class ServerConnection(Connection):
         """Decide, while the head is written, whether the connection will outlive the response."""
         if not self._listener.keeps_connections or self._app is not self._listener.app:
             self.keeps_alive = False
-        if self._state in (State.BODY, State.HELD) and not self._body_ended and not self._is_small_rest():
-            self.keeps_alive = False
+        if self._state in (State.BODY, State.HELD) and not self.body.has_ended:
+            # A client that waits to be told to go on may send the body or not: the next bytes could be either.
+            is_waiting = self._writer is None or self._writer.head.expects_continue
+            self.keeps_alive = self.keeps_alive and self.body.is_soon_over and not is_waiting
         return self.keeps_alive
-
-    def _is_small_rest(self) -> bool:
-        reader, writer = self._reader, self._writer
-        if writer is None or writer.head.expects_continue:
-            return False  # such a client may send the body or not: the next bytes could be either
-        return isinstance(reader, LengthReader) and reader.remaining <= DISCARD_AT_MOST
 
     def response_finished(self, writer: ResponseWriter, closes: bool) -> None:
         """The answer is whole: go round to the next request, or close."""
         if writer is not self._writer or self._state is State.CLOSED:
             return
-        whole = self._body_ended
+        whole = self.body.has_ended
         self._hold.forget()
         self._delegate = self._writer = None
         if closes or not self.keeps_alive:
@@ -293,9 +275,9 @@ class ServerConnection(Connection):
             self.next_request()
         else:
             self._state = State.BODY
-            self.max_body_bytes = 0
+            self.body.max_bytes = 0
             self._delegate = _Nobody(self.next_request)
-            self.deadline_s = self._loop.time() + self.body_timeout_s
+            self.deadline_s = self._loop.time() + self.body.timeout_s
         if not self._is_consuming:
             self._consume_ahead()
 
@@ -306,9 +288,7 @@ class ServerConnection(Connection):
             self._allow_stall()
             return
         self._state = State.HEAD
-        self._reader = None
         self._hold.forget()
-        self.body_timeout_s = self._listener.timeouts.body_s
         self.deadline_s = self._loop.time() + self._listener.timeouts.keep_alive_s
         if self._listener.is_draining:
             self.close()

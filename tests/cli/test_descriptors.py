@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from tests.support.process import serving
+from tests.support.process import Sluice, serving
 from tests.support.raw import RawClient, request
 from tests.support.upstream import FakeUpstream
 
@@ -26,10 +26,11 @@ def cpu_s(pid: int) -> float:
 
 
 @pytest.mark.gen_test(timeout=40)
-async def test_more_clients_than_files(io_loop: IOLoop) -> None:
+async def test_more_clients_than_files(io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     upstream = FakeUpstream()
     await upstream.start()
-    with serving(files=FILES, SLUICE__STAGES__UPSTREAM__BASE_URL=upstream.base_url) as sluice:
+    monkeypatch.setattr(Sluice, "most_files", FILES)
+    with serving(SLUICE__STAGES__UPSTREAM__BASE_URL=upstream.base_url) as sluice:
         port, pid = sluice.port, sluice.process.pid
         served = await RawClient.connect(port)
         assert (await served.ask(MODELS)).status == 200

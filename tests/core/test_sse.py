@@ -109,8 +109,10 @@ def oracle(data: bytes) -> tuple[bool, bool]:
 
 
 FRAGMENTS = st.sampled_from(
-    [b"data: ", b"event: ", b"[DONE]", b'{"error":', b"error", b"response.completed", b"\n", b"\n\n", b"\r\n", b"\r"]
-    + [b"x", b":", b" ", b'data: {"id":1}\n\n', b'data: {"a":1}']
+    [
+        *(b"data: ", b"event: ", b"[DONE]", b'{"error":', b"error", b"response.completed", b"x", b":", b" "),
+        *(b"\n", b"\n\n", b"\r\n", b"\r", b'data: {"id":1}\n\n', b'data: {"a":1}'),
+    ]
 )
 
 

@@ -144,10 +144,12 @@ class TestWhich:
         assert (masked(taker, exchange, head) is not taker) is looked_into
         assert (SERVER_KEY in str(list(head.headers.pairs()))) is not looked_into
 
-    def test_header_values_are_masked_in_place(self) -> None:
+    def test_the_head_is_masked_in_place(self) -> None:
         line = ("WWW-Authenticate", f'Bearer error="no {SERVER_KEY}"')
         head = head_of(("X-Request-Id", "r"), line, ("Content-Length", "2"))
+        head.reason = b"No " + KEY
         answer(head)
+        assert head.reason == b"No " + STARS
         masked_line = ("WWW-Authenticate", f'Bearer error="no {STARS.decode()}"')
         assert list(head.headers.pairs()) == [("X-Request-Id", "r"), masked_line, ("Content-Length", "2")]
         assert all(b": " + value + b"\r\n" in line for _, line, value in head.headers.fields)

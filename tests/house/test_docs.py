@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import trustme
 
 import proxy
 from docs import generate
@@ -180,7 +181,12 @@ def test_every_variable_mentioned_exists() -> None:
 @pytest.mark.parametrize("block", blocks("yaml"), ids=place)
 def test_shown_yaml_loads(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "sluice.yaml"
-    file.write_text(block.text, encoding="utf-8")
+    file.write_text(block.text.replace("/etc/sluice", str(tmp_path)), encoding="utf-8")
+    if "fullchain.pem" in block.text:
+        certificate = trustme.CA().issue_cert("gateway.test")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / "fullchain.pem")
+        certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+        (tmp_path / "key.pem").chmod(0o600)
     load(file, ENVIRON)
 
 

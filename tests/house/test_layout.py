@@ -55,7 +55,7 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     (
         "wire/test_server_connection.py",
         "the parts of a server connection, which does nothing without them",
-        "wire/hold wire/peer wire/response",
+        "wire/server wire/hold wire/peer wire/response wire/request_body",
     ),
     ("cli/test_chat_and_mock.py", "the commands as an operator runs them", "cli/__init__ cli/chat cli/mock"),
     (

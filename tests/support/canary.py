@@ -1,8 +1,8 @@
 """Canaries: secrets that nobody else would say. Every test of the gateway fails if one is heard where none belongs.
 
-A pytest plugin. For each test in `WATCHED` the loggers of the gateway speak at DEBUG. What they say is searched, with what
-processes print and with the access log's line of every exchange that ends. Found is a canary itself, its base64, its
-URL encoding, and any 12 characters of these.
+A pytest plugin. For each test in `WATCHED` the loggers of the gateway speak at DEBUG. What they say is searched, and
+with it what processes print and the access log's line of every exchange that ends. Found is a canary itself, its
+base64, its URL encoding, and any 12 characters of these.
 """
 
 from __future__ import annotations
@@ -87,15 +87,17 @@ def assert_one_line(line: str, most_bytes: int = MAX_LINE_BYTES) -> None:
 
 
 class Witness(logging.Handler):
-    """Hears everything said while it listens: (where, text)."""
+    """Hears everything said while it listens: ``said`` is (where, text), ``messages`` is what a log would show."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
         self.said: list[tuple[str, str]] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep message, arguments and traceback."""
-        parts = [record.getMessage(), repr(record.args)]
+        self.messages.append(record.getMessage())
+        parts = [self.messages[-1], repr(record.args)]
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             parts.append("".join(traceback.format_exception(error)))

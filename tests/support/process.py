@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -44,7 +43,10 @@ def run(*args: str, stdin: str = "", timeout_s: float = 30, **names: str) -> sub
 class Sluice:
     """A running ``sluice serve``; ``out`` and ``err`` collect what it prints."""
 
-    def __init__(self, *args: str, files: int = 0, **names: str) -> None:
+    most_files = 0
+    """How many files it may have open; 0 = as many as we may."""
+
+    def __init__(self, *args: str, **names: str) -> None:
         settings = {"SLUICE__ADMIN__PORT": "0", "SLUICE__LISTEN__HOST": "127.0.0.1", "PORT": "0", **names}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "serve", *args],
@@ -53,7 +55,7 @@ class Sluice:
             text=True,
             env=environment(**settings),
             cwd="/",
-            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)) if files else None,
+            preexec_fn=self._limit_files if self.most_files else None,
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -64,6 +66,9 @@ class Sluice:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _limit_files(self) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.most_files, self.most_files))
 
     @staticmethod
     def _read(stream: IO[str], lines: list[str]) -> None:
@@ -101,9 +106,9 @@ class Sluice:
 
 
 @contextmanager
-def serving(*args: str, files: int = 0, **names: str) -> Iterator[Sluice]:
-    """A ``sluice serve`` for the length of a ``with`` block; it may have ``files`` open files, if that is said."""
-    sluice = Sluice(*args, files=files, **names)
+def serving(*args: str, **names: str) -> Iterator[Sluice]:
+    """A ``sluice serve`` for the length of a ``with`` block."""
+    sluice = Sluice(*args, **names)
     try:
         yield sluice
     finally:

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from tornado.httputil import RequestStartLine
 
-from proxy.wire.read_ahead import READ_AHEAD
 from proxy.wire.linger import LINGER_S
-from proxy.wire.server import DISCARD_AT_MOST
+from proxy.wire.read_ahead import READ_AHEAD
+from proxy.wire.request_body import DISCARD_AT_MOST
 from tests.wire.recording import Delegate, Held, Scene, answer_of, get, post, turns
 
 CHUNKED = (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.wire.framing import Framing
-from proxy.wire.read_ahead import READ_AHEAD
 from proxy.wire.linger import LINGER_S, Linger
+from proxy.wire.read_ahead import READ_AHEAD
 from proxy.wire.ticker import INTERVAL_S, Ticker
 from tests.wire.recording import Delegate, Held, Scene, answer_of, get, post, turns
 

@@ -1,0 +1,1 @@
+"""Tornado's own tests on our wire."""
