@@ -9,6 +9,8 @@ Source: the HTML standard, section 9.2 (lines end with CR, LF or CRLF; a blank l
 
 from __future__ import annotations
 
+import re
+
 from proxy.core.headers import Headers
 
 _PROMISING_PATHS = ("/chat/completions", "/completions", "/responses")
@@ -32,7 +34,12 @@ _TERMINAL_DATA = (
 )
 _KEPT = 96
 """Bytes of an unfinished line that are remembered: enough for every line that could be terminal."""
-_NUMBER = b'"sequence_number":'
+_ORDINARY = re.compile(
+    rb"(?:(?:event: response\.[a-z_]+\.[a-z_.]+\n)?"
+    rb'data: \{"(?!error"|type":"(?:error|response\.(?:completed|failed|incomplete)))[^\r\n]*\n\n)+\Z'
+).match
+"""What nearly every piece is: whole events of the usual forms, none of them terminal."""
+_NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,12})')
 
 
 def is_event_stream(headers: Headers) -> bool:
@@ -52,40 +59,34 @@ class EventWatch:
     """Follows the payload of one event stream, at the cost of a look at each piece.
 
     ``is_between_events``: a blank line was the last thing seen, or nothing yet. ``is_terminated``: the stream has
-    had its terminal event. ``sequence_number``: the last one seen, which a Responses event of ours would follow.
+    had its terminal event.
     ``is_between_chunks`` is the wire's: whether the framing, too, would allow something in between here.
     """
 
     __slots__ = (
+        "_last",
         "_line",
         "_line_is_long",
         "_skips_line_feed",
         "is_between_chunks",
         "is_between_events",
         "is_terminated",
-        "sequence_number",
     )
 
     def __init__(self) -> None:
         self.is_between_chunks = True
         self.is_between_events = True
         self.is_terminated = False
-        self.sequence_number = -1
+        self._last = b""  # the last events, or the last line of data
         self._line = b""  # the beginning of a line whose end has not come yet
         self._line_is_long = False
         self._skips_line_feed = False
 
     def feed(self, payload: bytes) -> None:
         """Look at the next piece of the payload, without its chunk framing."""
-        if (
-            self.is_between_events
-            and payload.startswith(b'data: {"')
-            and payload.endswith(b"\n\n")
-            and payload.find(b"\n") == len(payload) - 2
-            and b"\r" not in payload
-            and not payload.startswith((b'"error":', b'"type":'), 7)
-        ):
-            return  # one event of one line, and an ordinary one: what nearly every piece is
+        if self.is_between_events and _ORDINARY(payload):
+            self._last = payload
+            return
         if payload:
             self._feed_lines(payload)
 
@@ -121,12 +122,10 @@ class EventWatch:
         elif name == b"data":
             if value.startswith(_TERMINAL_DATA):
                 self.is_terminated = True
-            self._number(value)
+            self._last = value
 
-    def _number(self, value: bytes) -> None:
-        found = value.find(_NUMBER)
-        if found >= 0:
-            digits = value[found + len(_NUMBER) : found + len(_NUMBER) + 12].lstrip()
-            count = len(digits) - len(digits.lstrip(b"0123456789"))
-            if count:
-                self.sequence_number = int(digits[:count])
+    @property
+    def sequence_number(self) -> int:
+        """The number of the last event that had one, as those of the Responses API do; -1 if it had none."""
+        numbers = _NUMBER.findall(self._last)
+        return int(numbers[-1]) if numbers else -1

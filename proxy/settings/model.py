@@ -26,7 +26,10 @@ class Downstream(Section):
     """How much the gateway reads from a client, and how long it waits for one."""
 
     max_header_bytes: int = Field(
-        default=65_536, ge=1024, le=1_048_576, description="Largest request head, in bytes; one line of it may have half of that."
+        default=65_536,
+        ge=1024,
+        le=1_048_576,
+        description="Largest request head, in bytes; one line of it may have half of that.",
     )
     max_body_bytes: int = Field(
         default=2_147_483_648, ge=0, description="Largest request body below /v1, in bytes; 0 = no cap."

@@ -11,7 +11,7 @@ from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
 from proxy.core.sse import EventWatch
 from proxy.wire.client_tls import ended_properly
 from proxy.wire.connection import NEVER, Connection
-from proxy.wire.framing import BodyReader, ChunkedReader, CloseReader, Framing, FramingError, reader_for
+from proxy.wire.framing import BodyReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser
 
@@ -280,7 +280,7 @@ def _watch_events(reader: BodyReader, events: EventWatch, data: bytes) -> int:
     end = reader.read(data, pieces)
     for piece in pieces:
         events.feed(piece)
-    events.is_between_chunks = isinstance(reader, ChunkedReader) and reader.is_between_chunks
+    events.is_between_chunks = reader.is_between_chunks
     return end
 
 

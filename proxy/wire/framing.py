@@ -39,6 +39,11 @@ class Framing(Enum):
 class BodyReader(Protocol):
     """Finds the end of one body."""
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether a chunk of ours could stand where the body is now, without breaking it."""
+        ...
+
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:
         """Take the next bytes; see the module's docstring. Raises FramingError."""
         ...
@@ -48,6 +53,7 @@ class LengthReader:
     """A body of a known number of bytes."""
 
     __slots__ = ("remaining",)
+    is_between_chunks = False
 
     def __init__(self, length: int) -> None:
         self.remaining = length
@@ -71,6 +77,7 @@ class CloseReader:
     """A body that ends with its connection."""
 
     __slots__ = ()
+    is_between_chunks = True  # if it is passed on in chunks, those are ours
 
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:
         """Take the next bytes; the end is never among them."""
@@ -103,7 +110,7 @@ class ChunkedReader:
 
     @property
     def is_between_chunks(self) -> bool:
-        """Whether another chunk could stand here without breaking one."""
+        """Whether a chunk of ours could stand where the body is now, without breaking it."""
         return not (self._remaining or self._line or self._in_trailers)
 
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:

@@ -38,7 +38,7 @@ def raises(*args: object, **named: object) -> None:
 # (the target, the name that is replaced, what replaces it, a rule that is then broken)
 PLANTED: list[tuple[str, str, Callable[..., Any], str]] = [
     ("request", "proxy.wire.head.check_request", lambda head: None, "h11 "),
-    ("request", "proxy.wire.server.reader_for", lambda framing, length: None, "h11 sees another body"),
+    ("request", "proxy.wire.request_body.reader_for", lambda framing, length: None, "h11 sees another body"),
     ("request", "fuzz.targets.request._Delegate.finish", raises, "KeyError"),
     ("exchange", "proxy.stages.upstream.end_to_end", everything, "what goes upstream is not HTTP"),
     ("exchange", "proxy.gateway.plane.DataPlane.close_exchange", raises, "KeyError"),
