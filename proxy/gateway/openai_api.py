@@ -13,6 +13,7 @@ from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import error_event, error_object
 from proxy.gateway.forwarding import ForwardingDelegate
 from proxy.gateway.heartbeat import COMMENT, Heartbeat, LateAnswer
+from proxy.gateway.masking import masked, may_tell_key, sealed
 from proxy.gateway.websocket import UPGRADE, accepted_fields
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.framing import Framing
@@ -89,6 +90,13 @@ class ApiDelegate(ForwardingDelegate):
             return self._take_late(head)
         exchange.status = head.status
         exchange.first_byte_s = self._plane.clock()
+        hides_key = may_tell_key(exchange, head.status)
+        if hides_key and self._forward is not None:
+            refusal = sealed(head)
+            if refusal is not None:
+                self._reply(refusal)
+                return False
+            self._forward.give_to(masked(self, exchange, head))
         headers = exchange.response_headers = Headers(end_to_end(head.headers, REPLACED_IN_RESPONSES))
         headers.fields.append(self._request_id_field())
         try:
@@ -102,7 +110,7 @@ class ApiDelegate(ForwardingDelegate):
         if self._chain.changes_chunks and framing is not Framing.NONE:
             headers.remove(b"content-length")
             framing = Framing.CLOSE
-        self._splices = downstream.can_splice and framing in (Framing.LENGTH, Framing.CHUNKED)
+        self._splices = downstream.can_splice and not hides_key and framing in (Framing.LENGTH, Framing.CHUNKED)
         if framing is Framing.CHUNKED and self._is_http10:
             self._splices = False
         if not self._splices and framing in (Framing.CLOSE, Framing.CHUNKED):
@@ -241,7 +249,8 @@ class ApiDelegate(ForwardingDelegate):
             assert self._events is not None
             self._events.is_between_chunks = True  # the chunks are ours
         elif self._forward is not None:
-            self._forward.give_to(LateAnswer(self._end_late, self._fail))
+            late = LateAnswer(self._end_late, self._fail)
+            self._forward.give_to(masked(late, self.exchange, head))
         return False
 
     def _end_late(self, error: dict[str, object] | None) -> None:

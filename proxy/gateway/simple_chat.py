@@ -15,6 +15,7 @@ from proxy.gateway import chat_contract
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_answer
 from proxy.gateway.forwarding import ForwardingDelegate
+from proxy.gateway.masking import masked
 from proxy.stages.key import bearer
 from proxy.wire.gate import ResponseHead
 
@@ -87,6 +88,9 @@ class ChatDelegate(ForwardingDelegate):
         """The upstream answers: keep its head until its body is whole."""
         self.exchange.first_byte_s = self._plane.clock()
         self._head = head
+        if self._forward is not None:
+            # An error's own words are repeated to the caller.
+            self._forward.give_to(masked(self, self.exchange, head))
         return False
 
     def on_answer_data(self, data: bytes) -> None:

@@ -83,7 +83,9 @@ def _stages(layers: Layers) -> dict[str, StageConfig]:
     built: dict[str, StageConfig] = {name: config() for name, config in CONFIGS.items()}
     entries = layers.values.get("stages", {})
     if not isinstance(entries, dict):
-        layers.complain(("stages",), f"must be a mapping, not {describe(entries)}")
+        # Whatever stands here may be a key that slipped out of its list.
+        given = "text" if isinstance(entries, str) else describe(entries)
+        layers.complain(("stages",), f"must be a mapping, not {given}")
         return built
     for name, entry in entries.items():
         path: Path = ("stages", name)

@@ -107,7 +107,8 @@ class Key(Stage):
         """The credential, or None if it is absent or a placeholder."""
         if credential is None:
             return None
-        credential = credential.strip(" \t")
+        # Not every blank there is: what the header goes on with must be what is counted and logged.
+        credential = credential.strip(" \t\r\n")
         return None if credential.lower() in self._placeholders else credential
 
     def _use_server_key(self, exchange: Exchange) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from proxy.core.address import parse_address
 from proxy.core.exchange import Exchange, Route
 from proxy.core.headers import REPLACED_IN_REQUESTS, encode, end_to_end
 from proxy.core.headers import Field as HeaderField
@@ -26,6 +27,11 @@ _ACCOUNT_PROTOCOLS = (b"openai-insecure-api-key.", b"openai-organization.", b"op
 _WITHOUT_AUTHORIZATION = REPLACED_IN_REQUESTS | {b"authorization"}
 _WITHOUT_ACCOUNT = _WITHOUT_AUTHORIZATION | _CLIENTS_ACCOUNT
 _URL = re.compile(r"[\x21-\x7e]+\Z")
+# Where clouds hand a machine its own credentials; nothing that speaks OpenAI's API has ever been there.
+_METADATA = frozenset(
+    {"169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"}
+    | {"fd00:ec2::23", "fd20:ce::254", "metadata.google.internal"}
+)
 
 
 class UpstreamConfig(StageConfig):
@@ -74,6 +80,12 @@ class UpstreamConfig(StageConfig):
             raise ValueError("write it like https://api.openai.com/v1")
         if "@" in parts.netloc or parts.query or parts.fragment or "?" in url or "#" in url:
             raise ValueError("user names, queries and fragments do not belong into base_url")
+        host = parts.hostname.rstrip(".")
+        if ":" in host or host.rpartition(".")[2][:1].isdigit():
+            # Strictly: resolvers also take 127.1, 2130706433 and 0x7f000001 for an address.
+            host = str(parse_address(host))
+        if host in _METADATA:
+            raise ValueError("this is a cloud's metadata service, which hands out credentials; no upstream is there")
         return url
 
 

@@ -141,7 +141,6 @@ REFUSED: list[tuple[Case, Reply]] = [
     (api("Bearer"), MISSING),
     (api("Bearer "), MISSING),
     (api("Bearer  \t "), MISSING),
-    (api(b"Bearer \xa0\x85"), MISSING),
     (api("Basic c2stY2xpZW50"), MISSING),
     (api("sk-client"), MISSING),
     (chat(None), MISSING_CHAT),
@@ -183,7 +182,9 @@ class TestWithoutServerKeys:
         assert ask(stage, api("Bearer INTERNAL").exchange()) == MISSING
         assert ask(stage, api("Bearer dummy").exchange()) is None
 
-    @pytest.mark.parametrize("key", ["' OR '1'='1", "k" * 10_240, "a\x00b", "k\xff\xe9", "sk\r\nX-Evil: 1"])
+    @pytest.mark.parametrize(
+        "key", ["' OR '1'='1", "k" * 10_240, "a\x00b", "k\xff\xe9", "sk\r\nX-Evil: 1", "sk\x85", "\xa0"]
+    )
     def test_an_odd_key_in_the_header_goes_on_as_it_came(self, key: str) -> None:
         # It stands in the client's own line: refusing it is the upstream's business, and nothing is copied.
         exchange = api(f"Bearer {key}").exchange()

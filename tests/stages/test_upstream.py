@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from proxy.core.exchange import Exchange, Route
 from proxy.core.headers import FORWARDING, HOP_BY_HOP
@@ -272,3 +273,28 @@ class TestLoops:
 def test_explain(base_url: str, route: Route, explained: str) -> None:
     exchange = make_exchange(target=b"/v1/files?key=secret", route=route)
     assert make(base_url).explain(exchange) == explained
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/v1",
+        "http://169.254.169.254./v1",
+        "http://[fd00:ec2::254]/v1",
+        "http://metadata.google.internal/v1",
+        "http://127.1/v1",
+        "http://2130706433/v1",
+        "http://0x7f000001/v1",
+        "http://010.0.0.1/v1",
+    ],
+)
+def test_metadata_services_and_odd_ways_to_write_an_address_are_no_upstream(url: str) -> None:
+    with pytest.raises(ValidationError):
+        UpstreamConfig(base_url=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.7.9/v1", "http://10.0.0.1:8080/v1", "http://[::1]/v1", "http://gpu-1/v1"]
+)
+def test_other_places_near_by_are(url: str) -> None:
+    assert UpstreamConfig(base_url=url).base_url == url
