@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from proxy.gateway.worker import Worker, new_loop
+from proxy.gateway.worker import Worker, calm_collector, new_loop
 from proxy.settings import load
 
 
@@ -48,6 +48,7 @@ async def serve(questions: socket.socket, config: dict[str, object]) -> None:
     worker = Worker(load(config, {}).settings)
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.start()
+    calm_collector()
     answering = loop.create_task(answer(worker, questions))
     await worker.run()
     answering.cancel()

@@ -77,6 +77,11 @@ class AnsweringDelegate(HTTPMessageDelegate):
 
     # answer
 
+    def refuse(self, error: RequestError) -> None:
+        """The wire found fault with the body of the request."""
+        if not self._answered:
+            self._reply(refusal_of(error))
+
     def cut(self) -> None:
         """End at once: the time that a stopping gateway gave its exchanges is over."""
         if not self._answered:

@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         """Close now with a reset, so that the end cannot be taken for the end of a body."""
         if self._socket is not None and not self._transport.is_closing():
             set_reset_on_close(self._socket)
-        self.abort()
+        Connection.abort(self)
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:

@@ -31,5 +31,10 @@ class PeerContext:
         self.remote_ip = source[0]
         self.peer_ip = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known who is there: nobody is, on a TCP connection that was reset before it was accepted."""
+        return self.address_family is socket.AF_UNIX or bool(self.address)
+
     def __str__(self) -> str:
         return str(self.remote_ip)

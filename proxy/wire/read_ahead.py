@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import sys
 from collections.abc import Callable
 
 from proxy.wire.ticker import Ticker
@@ -46,10 +47,14 @@ class ReadAhead:
         if data:
             self._data = data + self._data
 
-    def take(self) -> bytes:
-        """All waiting bytes, which wait no more."""
-        data, self._data = self._data, b""
-        return data
+    def take(self, at_most: int = sys.maxsize) -> bytes:
+        """Waiting bytes from the front, which wait no more."""
+        data = self._data
+        if len(data) <= at_most:
+            self._data = b""
+            return data
+        self._data = data[at_most:]
+        return data[:at_most]
 
     def resume(self) -> None:
         """Read on, if reading had stopped."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from tornado.httputil import HTTPMessageDelegate
+
 from proxy.wire.framing import BodyReader, LengthReader, reader_for
 from proxy.wire.gate import RequestError, RequestHead
 
@@ -60,6 +64,17 @@ class RequestBody:
     def is_soon_over(self) -> bool:
         """Whether little enough is left that reading it costs less than another connection."""
         return isinstance(self._reader, LengthReader) and self._reader.remaining <= DISCARD_AT_MOST
+
+
+class Nobody(HTTPMessageDelegate):
+    """Takes the rest of a body whose request is answered already; then the connection goes on."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self._go_on = go_on
+
+    def finish(self) -> None:
+        """The rest has come."""
+        self._go_on()
 
 
 def _too_large() -> RequestError:

@@ -208,12 +208,18 @@ class ResponseWriter(HTTPConnection):
         self._connection.write(status_line(101, b"Switching Protocols") + encode(fields) + b"\r\n")
         return self._connection, self._connection.hand_over()
 
+    @property
+    def ends_by_close(self) -> bool:
+        """Whether the end of the connection would be taken for the end of what has begun."""
+        return self.started and not self._finished and self._framing is Framing.CLOSE
+
     def abort(self) -> None:
         """Break the connection off so that the client cannot take what it has for the whole answer."""
+        ends_by_close = self.ends_by_close
         self._finished = True
         if self._corked:
             self.splice(b"")
-        if self._framing is Framing.CLOSE:
+        if ends_by_close:
             # Here a clean end would be the end of the body: only a reset tells.
             self._connection.reset()
         else:

@@ -1,9 +1,6 @@
-"""The server side of the wire: accepts connections, cuts requests out of them, hands each to a delegate.
+"""The server side of the wire: cuts requests out of a connection and hands each to a delegate.
 
-One connection goes round: HEAD → BODY → ANSWER → HEAD; by way of FLUSH, if the client has not taken enough of its
-answer for another one to be fetched. While the delegate asks for time the connection is HELD:
-bytes that arrive then wait in a small buffer, because a connection that is not read notices neither FIN nor RST.
-It leaves the round to a protocol of its own, `Linger` or a `Tunnel`, or by being CLOSED.
+How it goes round is told by `proxy.wire.state`.
 """
 
 from __future__ import annotations
@@ -11,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Awaitable, Callable
-from enum import Enum
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tornado.httputil import HTTPMessageDelegate, RequestStartLine
@@ -27,8 +23,9 @@ from proxy.wire.hold import Hold
 from proxy.wire.linger import Linger
 from proxy.wire.peer import PeerContext
 from proxy.wire.read_ahead import ReadAhead
-from proxy.wire.request_body import RequestBody
+from proxy.wire.request_body import Nobody, RequestBody
 from proxy.wire.response import ResponseWriter, error_response
+from proxy.wire.state import BUSY, UNDER_WAY, State
 
 if TYPE_CHECKING:
     from proxy.wire.listener import Listener
@@ -36,32 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("sluice.wire")
 
 
-class State(Enum):
-    """Where a connection stands."""
-
-    HEAD = "head"
-    BODY = "body"
-    HELD = "held"
-    ANSWER = "answer"
-    FLUSH = "flush"
-    LINGER = "linger"
-    TUNNEL = "tunnel"
-    CLOSED = "closed"
-
-
-_BUSY = frozenset({State.HELD, State.ANSWER, State.FLUSH})
-"""Where bytes that come have to wait."""
-_UNDER_WAY = _BUSY | {State.BODY, State.TUNNEL}
-
-
-class _Nobody(HTTPMessageDelegate):
-    """Takes the rest of a body whose request is answered already; then the connection goes on."""
-
-    def __init__(self, go_on: Callable[[], None]) -> None:
-        self._go_on = go_on
-
-    def finish(self) -> None:
-        self._go_on()
+HEADS_AT_ONCE = 16
+"""Requests of one connection begun before the loop sees to others: a pipeline must not hold everybody else up."""
+HEAD_SLICE = 8192
+"""Bytes looked at in search of heads at a time: what is behind a head is copied for each."""
 
 
 class ServerConnection(Connection):
@@ -90,11 +65,17 @@ class ServerConnection(Connection):
         self.context = PeerContext(self._transport, self._listener.protocol)
         self.deadline_s = self._loop.time() + self._listener.timeouts.header_s
         self._app = self._listener.opened(self)
+        if not self.context.is_known:
+            # It was reset before it was accepted, and yet its bytes are there to be read.
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
         if self._ahead or self._is_consuming:
             self._ahead.keep(data)
+        elif self._state is State.HEAD and len(data) > HEAD_SLICE:
+            self._ahead.keep(data)
+            self._consume_ahead()
         else:
             self._consume(data)
 
@@ -128,20 +109,26 @@ class ServerConnection(Connection):
     def _consume(self, data: bytes) -> None:
         """Work through bytes as far as the state allows, and keep the rest."""
         self._is_consuming = True
+        heads = 0
         try:
-            while data:
+            while data and not self._transport.is_closing():
                 state = self._state
                 if state is State.HEAD:
+                    if heads == HEADS_AT_ONCE:
+                        self._ahead.put_back(data)
+                        self._loop.call_soon(self._consume_ahead)
+                        return
+                    heads += 1
                     data = self._read_head(data)
                 elif state is State.BODY:
                     data = self._read_body(data)
-                elif state in _BUSY:
+                elif state in BUSY:
                     self._ahead.keep(data)
                     return
                 else:
                     return
                 if not data:
-                    data = self._ahead.take()
+                    data = self._take_ahead()
         except RequestError as error:
             self._refuse(error)
         except FramingError as error:
@@ -165,7 +152,7 @@ class ServerConnection(Connection):
         # Bytes behind the head wait while the delegate sees the head.
         self._ahead.put_back(data[end:])
         self._begin(head)
-        return self._ahead.take()
+        return self._take_ahead()
 
     def _begin(self, head: RequestHead) -> None:
         """Hand a new request to a new delegate."""
@@ -187,11 +174,11 @@ class ServerConnection(Connection):
 
     def _go_on(self) -> None:
         """The delegate is ready for what comes next: the body, or its end."""
-        if self._delegate is None or self._state not in (State.BODY, State.ANSWER):
+        if self._delegate is None or self._state is not State.BODY:
             return
         if self.body.has_ended:
             self._state = State.ANSWER
-            self.deadline_s = NEVER
+            self._watch_stall()
             self._delegate.finish()
         elif self._writer is not None:
             self.body.check_announcement()
@@ -208,8 +195,6 @@ class ServerConnection(Connection):
         held = delegate.data_received(payload) if payload else None
         if self._state is not State.BODY or self._delegate is not delegate:
             # The delegate has answered: what is left of the body is nobody's.
-            if self.body.has_ended and self._state is State.BODY:
-                self._go_on()
             return rest
         if held is not None and not (isinstance(held, Future) and held.done()):
             self._ahead.put_back(rest)
@@ -221,7 +206,7 @@ class ServerConnection(Connection):
 
     def _hold_for(self, held: Awaitable[None]) -> None:
         self._state = State.HELD
-        self.deadline_s = NEVER
+        self._watch_stall()
         self._hold.wait(held)
 
     def _release(self) -> None:
@@ -244,7 +229,10 @@ class ServerConnection(Connection):
     def _consume_ahead(self) -> None:
         self._ahead.resume()
         if self._ahead and not self._is_consuming:
-            self._consume(self._ahead.take())
+            self._consume(self._take_ahead())
+
+    def _take_ahead(self) -> bytes:
+        return self._ahead.take(HEAD_SLICE) if self._state is State.HEAD else self._ahead.take()
 
     # the writing half
 
@@ -276,7 +264,7 @@ class ServerConnection(Connection):
         else:
             self._state = State.BODY
             self.body.max_bytes = 0
-            self._delegate = _Nobody(self.next_request)
+            self._delegate = Nobody(self.next_request)
             self.deadline_s = self._loop.time() + self.body.timeout_s
         if not self._is_consuming:
             self._consume_ahead()
@@ -312,7 +300,7 @@ class ServerConnection(Connection):
     def pause_writing(self) -> None:
         """The client takes its answer slowly: it has ``write_s`` to take some of it."""
         super().pause_writing()
-        if self._state in _BUSY:
+        if self._state in BUSY:
             self._allow_stall()
 
     def resume_writing(self) -> None:
@@ -322,8 +310,15 @@ class ServerConnection(Connection):
             self.next_request()
             if not self._is_consuming:
                 self._consume_ahead()
-        elif self._state in _BUSY:
+        elif self._state in BUSY and not self.is_closing:
             self.deadline_s = NEVER
+
+    def _watch_stall(self) -> None:
+        """An answer may have begun before its request was whole: then its client may be slow already."""
+        if self._drained is None:
+            self.deadline_s = NEVER
+        else:
+            self._allow_stall()
 
     def _allow_stall(self) -> None:
         self._unsent = unsent_bytes(self._transport)
@@ -332,16 +327,21 @@ class ServerConnection(Connection):
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that never became one, or broke off in its body, and close."""
         delegate, writer = self._delegate, self._writer
+        if writer is not None and writer.started:
+            self.abort()
+            return
+        refuse = getattr(delegate, "refuse", None)
+        if refuse is not None:
+            # It knows what the upstream has had of it, and keeps the log.
+            self.keeps_alive = False
+            refuse(error)
+            return
         self._delegate = self._writer = None
         parser, self._parser = self._parser, None
         if delegate is not None:
             delegate.on_connection_close()
         if writer is not None:
-            started = writer.started
             writer.forsake()
-            if started:
-                self.abort()
-                return
         target = parser.target if parser is not None else b""
         headers = parser.headers if parser is not None else Headers()
         if writer is not None:
@@ -358,7 +358,7 @@ class ServerConnection(Connection):
             self._state is State.BODY and self._writer is not None
         ):
             self._refuse(RequestError(408, "the request did not arrive in time"))
-        elif self._state in _BUSY:
+        elif self._state in BUSY:
             before = self._unsent
             self._allow_stall()
             if self._unsent >= before:
@@ -366,6 +366,14 @@ class ServerConnection(Connection):
                 self.abort()
         else:
             self.close()
+
+    def abort(self) -> None:
+        """Close now, so that an answer which the close itself would end is not taken for whole."""
+        writer = self._writer
+        if writer is not None and writer.ends_by_close:
+            self.reset()
+        else:
+            super().abort()
 
     def cut(self) -> None:
         """End at once what is under way; a delegate that knows how tells the client why."""
@@ -383,7 +391,7 @@ class ServerConnection(Connection):
     @property
     def is_under_way(self) -> bool:
         """Whether somebody would miss something if it were cut."""
-        return self._state in _UNDER_WAY
+        return self._state in UNDER_WAY
 
     def __repr__(self) -> str:
         return f"<ServerConnection {self.context} {self._state.value}>"

