@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 # Tests run in so many processes.
 JOBS ?= 2
 
+CORPORA := build/corpora
+DESYNC_GUARDIAN ?= https://github.com/aws/http-desync-guardian
+LLHTTP ?= https://github.com/nodejs/llhttp
+
 # The newest Python that is new enough and can make a virtual environment; some names on a PATH lead nowhere.
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
@@ -14,7 +18,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all coverage lint format bench soak fuzz clean
+.PHONY: help run demo test test-all coverage lint format bench soak fuzz corpora clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
@@ -60,8 +64,22 @@ soak: $(VENV)/installed-all ## Measure what holds under faults in great numbers;
 fuzz: $(VENV)/installed-all ## Try inputs nobody would send, a minute each; FUZZ="--seconds 600" for more
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
 	$(BIN)/python -m fuzz $(FUZZ)
-	$(BIN)/python -m tests.corpus --proxies $(CORPORA)
+	-$(MAKE) --no-print-directory corpora
+	$(BIN)/python -m tests.corpus --proxies $(foreach name,desync-guardian llhttp,\
+	$(if $(wildcard $(CORPORA)/$(name)),--$(name) $(CORPORA)/$(name)))
 	$(BIN)/python -m tests.conformance
+
+corpora: $(CORPORA)/desync-guardian $(CORPORA)/llhttp ## Fetch the public collections of odd messages that `make fuzz` replays
+
+# At the commits that tests/corpus/README.md names.
+$(CORPORA)/desync-guardian: FROM = $(DESYNC_GUARDIAN) 7dd6f37171f0a8428d259f2631aee5e7b01a1d64
+$(CORPORA)/llhttp: FROM = $(LLHTTP) 01e105a30fd06e248bc8ac73c4adb34a63d4114a
+$(CORPORA)/%:
+	rm -rf $@.part
+	git init --quiet $@.part
+	git -C $@.part fetch --quiet --depth 1 $(FROM)
+	git -C $@.part checkout --quiet FETCH_HEAD
+	mv $@.part $@
 
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist

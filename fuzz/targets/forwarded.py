@@ -9,7 +9,7 @@ An input is one line of the header per line.
 from __future__ import annotations
 
 from fuzz.target import Target, require
-from proxy.core.address import TrustedProxies, client_resolver
+from proxy.core.address import TrustedProxies, client_finder
 from proxy.core.forwarded import forwarded_hops
 from proxy.core.headers import Headers, field
 
@@ -133,10 +133,10 @@ def try_forwarded(data: bytes) -> None:
     require(appended == ["2001:db8::7", *hops], "what stands further left changes an element", (appended, hops))
     joined = list(forwarded_hops([b",".join(lines) + b", for=203.0.113.7"]))
     require(joined == ["203.0.113.7", *hops], "what stands further left changes an element", (joined, hops))
-    resolve = client_resolver("forwarded", _TRUSTED)
+    find = client_finder("forwarded", _TRUSTED)
     headers = Headers([field(b"Forwarded", line) for line in lines] + [field(b"Forwarded", b"for=203.0.113.7")])
-    require(resolve("10.0.0.1", headers)[0] == "203.0.113.7", "a client behind a trusted proxy chose its address")
-    require(resolve("192.0.2.1", headers)[0] == "192.0.2.1", "an untrusted peer chose its address")
+    require(find("10.0.0.1", headers)[0] == "203.0.113.7", "a client behind a trusted proxy chose its address")
+    require(find("192.0.2.1", headers)[0] == "192.0.2.1", "an untrusted peer chose its address")
 
 
 WORDS = (

@@ -10,6 +10,7 @@ status between 400 and 405, and in ``100 Continue``, which is written only to a 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 
@@ -130,6 +131,12 @@ class _App(HTTPServerConnectionDelegate):
         return _Delegate(self._outcome, request_conn, self._denies)
 
 
+async def settled(connection: ServerConnection) -> None:
+    """Let a long pipeline be worked off: only so many heads are read before the loop sees to others."""
+    while connection.is_reading_on:
+        await asyncio.sleep(0)
+
+
 async def serve(segments: list[bytes], *, denies: bool = True) -> Outcome:
     """What the wire makes of these segments; ``denies`` answers targets that begin with ``/deny`` at once."""
     outcome = Outcome()
@@ -138,6 +145,7 @@ async def serve(segments: list[bytes], *, denies: bool = True) -> Outcome:
     transport = MockTransport(connection)
     try:
         transport.feed(*segments)
+        await settled(connection)
         outcome.written = transport.take()
         outcome.is_open = not transport.ended() and not transport.eof_written
     finally:
@@ -198,6 +206,8 @@ def check_against_h11(data: bytes, outcome: Outcome) -> None:
             while isinstance(event := connection.next_event(), h11.Data):
                 body += event.data
         except h11.RemoteProtocolError as error:
+            if not seen.is_whole and connection.their_state is not h11.IDLE:
+                return  # answered at its head: nobody has judged its body
             if differs_on_purpose(error) and seen.body.startswith(body):
                 return
             raise Finding("h11 refuses what we accept", error) from None

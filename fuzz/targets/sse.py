@@ -41,7 +41,7 @@ def _must_be_terminal(lines: list[bytes]) -> bool:
 
 def _may_be_terminal(lines: list[bytes]) -> bool:
     """Whether any line could be taken for one."""
-    hints = (b"[DONE]", b"error", b"response.", b"done")
+    hints = (b"[DONE]", b"error", b"response.", b"done", b"completed")
     return any(hint in line for line in lines for hint in hints)
 
 
@@ -78,6 +78,7 @@ WORDS = (
     b"data: [DONE]\n\n", b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"event: response.completed\n",
     b"event:response.failed\r", b'data: {"type":"response.completed","sequence_number":7}\n\n',
     b'data: {"error":{"message":"x"}}\n\n', b'data: {"id":"c","choices":[]}\n\n', b'"sequence_number":',
+    b'event: image_edit.completed\n', b'data: {"type":"transcript.text.done"', b'data: {"type": "speech.audio.done"',
     b": keep-alive\n\n", b"id: 1\n", b"retry: 10\n", b"\xef\xbb\xbf", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\0",
     b"\x85", b"\xe2\x80\xa8", b"data", b"event", b":", b"text/event-stream", b"text/event-stream; charset=utf-8",
     b'data: {"type":"error"', b"data: {", b"x" * 100,

@@ -14,7 +14,7 @@ from proxy.core.address import (
     CLIENT_IP_HEADERS,
     UNIX,
     TrustedProxies,
-    client_resolver,
+    client_finder,
     normalise_peer,
     parse_address,
 )
@@ -97,14 +97,14 @@ def _exchange(args: argparse.Namespace, settings: Settings) -> Exchange:
     headers = Headers.from_pairs(pairs)
     target = args.path.encode("ascii")
     peer_ip = normalise_peer(args.client_ip)
-    resolve = client_resolver(settings.client_ip_header, TrustedProxies.parse(settings.trusted_proxies))
+    find = client_finder(settings.client_ip_header, TrustedProxies.parse(settings.trusted_proxies))
     is_chat = Routes(settings.simple_chat.route).destination(target) is Destination.CHAT
     return Exchange(
         method=args.method.upper(),
         target=target,
         headers=headers,
         peer_ip=peer_ip,
-        client_ip=resolve(peer_ip, headers)[0],
+        client_ip=find(peer_ip, headers)[0],
         route=Route.CHAT if is_chat else Route.API,
     )
 

@@ -140,14 +140,14 @@ def _plain_hops(lines: list[bytes]) -> Iterator[str]:
         yield hop.strip().decode("latin-1")
 
 
-Resolver = Callable[[str, Headers], tuple[str, str]]
+ClientFinder = Callable[[str, Headers], tuple[str, str]]
 """(peer_ip, headers) → (client_ip, the lines that were looked at, for the log)."""
 
 CLIENT_IP_HEADERS = ("x-forwarded-for", "forwarded", "cf-connecting-ip")
 """The header families a trusted proxy may tell the client's address in."""
 
 
-def client_resolver(header: str, trusted: TrustedProxies) -> Resolver:
+def client_finder(header: str, trusted: TrustedProxies) -> ClientFinder:
     """The function that finds the client of a request, by the one header family that is read.
 
     ``x-forwarded-for`` and ``forwarded`` (RFC 7239) are walked from the right, as `client_address` does;
@@ -158,13 +158,13 @@ def client_resolver(header: str, trusted: TrustedProxies) -> Resolver:
     hops_of = {"x-forwarded-for": _plain_hops, "forwarded": forwarded_hops, "cf-connecting-ip": _only_hop}[header]
     name = header.encode("ascii")
 
-    def resolve(peer_ip: str, headers: Headers) -> tuple[str, str]:
+    def find(peer_ip: str, headers: Headers) -> tuple[str, str]:
         lines = headers.get_all(name)
         if not lines:
             return peer_ip, ""
         return _walk(peer_ip, hops_of(lines), trusted), b", ".join(lines).decode("latin-1")
 
-    return resolve
+    return find
 
 
 def _only_hop(lines: list[bytes]) -> Iterator[str]:

@@ -44,7 +44,6 @@ class Exchange:
         "first_byte_s",
         "forwarded_chain",
         "headers",
-        "language",
         "method",
         "model",
         "peer_ip",
@@ -91,7 +90,6 @@ class Exchange:
         self.sequence = sequence
         self.started_ns = started_ns  # wall clock
         self.started_s = started_s  # monotonic clock
-        self.language: str | None = None
         # the delegate, as the body comes in; None until it is whole, and for good if nobody wanted it
         self.body: bytes | None = None
         self.body_credential: str | None = None  # the chat route: its field api_key
@@ -107,7 +105,8 @@ class Exchange:
         self.response_headers: Headers | None = None
         self.bytes_out = 0
         self.first_byte_s = 0.0
-        self.stream = ""  # of a stream of events: "complete" with its last event, "truncated" without
+        # of a stream of events: "complete" with its last event, "truncated" without; "" if it promises none
+        self.stream = ""
         self.aborted = ""  # "", "client", "upstream" or "gateway": who ended it early
         self.refused_with = ""  # the code of an answer of ours that no stage asked for
         # the chain

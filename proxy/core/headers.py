@@ -44,7 +44,10 @@ FORWARDING = frozenset(
 _ALWAYS_END_TO_END = frozenset({b"", b"authorization", b"content-type", b"content-encoding"})
 _NAMES_NOTHING = (b"keep-alive", b"close")
 REPLACED_IN_REQUESTS = HOP_BY_HOP | FORWARDING | {b"host", b"content-length", b"expect"}
-REPLACED_IN_RESPONSES = HOP_BY_HOP
+REPLACED_IN_RESPONSES = HOP_BY_HOP | {b"x-sluice-request-id", b"x-sluice-upstream-sent"}
+"""What another gateway of our kind says of its own exchange ends here: the client gets our word, and no other."""
+REPLACED_IN_INFORMATIONAL = REPLACED_IN_RESPONSES | {b"content-length"}
+"""The same for 1xx answers, which have no length (RFC 9110 section 8.6)."""
 
 
 def field(name: bytes, value: bytes) -> Field:

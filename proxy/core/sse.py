@@ -1,8 +1,9 @@
 """Server-sent events as far as a gateway must know them: where an event ends, and whether the stream said its last.
 
 A streamed answer is complete only when its terminal event was seen: ``[DONE]`` on the chat route, one of
-``response.completed``, ``response.failed`` and ``response.incomplete`` on the Responses route. The end of the bytes
-alone says nothing (a body without length ends just so when its server crashes).
+``response.completed``, ``response.failed`` and ``response.incomplete`` on the Responses route; images, transcripts
+and speech each have one of their own. The end of the bytes alone says nothing (a body without length ends just so
+when its server crashes).
 
 Source: the HTML standard, section 9.2 (lines end with CR, LF or CRLF; a blank line ends an event).
 """
@@ -14,31 +15,36 @@ import re
 from proxy.core.headers import Headers
 
 _PROMISING_PATHS = ("/chat/completions", "/completions", "/responses")
-_TERMINAL_EVENTS = frozenset(
-    {
-        b"response.completed",
-        b"response.failed",
-        b"response.incomplete",
-        b"response.cancelled",
-        b"error",
-        b"done",
-    }
+_TERMINAL_TYPES = (
+    b"response.completed",
+    b"response.failed",
+    b"response.incomplete",
+    b"response.cancelled",
+    b"image_generation.completed",
+    b"image_edit.completed",
+    b"transcript.text.done",
+    b"speech.audio.done",
+    b"error",
 )
+"""https://platform.openai.com/docs/api-reference, under Streaming of Responses, Images and Audio."""
+_TERMINAL_EVENTS = frozenset({*_TERMINAL_TYPES, b"done"})
 _TERMINAL_DATA = (
     b"[DONE]",
     b'{"error":',
-    b'{"type":"response.completed"',
-    b'{"type":"response.failed"',
-    b'{"type":"response.incomplete"',
-    b'{"type":"error"',
+    # Not every stream names its events in a line of their own, and not every writer of JSON leaves out the blank.
+    *(b'{"type":%b"%b"' % (blank, name) for name in _TERMINAL_TYPES for blank in (b"", b" ")),
 )
 _KEPT = 96
 """Bytes of an unfinished line that are remembered: enough for every line that could be terminal."""
 _ORDINARY = re.compile(
     rb"(?:(?:event: response\.[a-z_]+\.[a-z_.]+\n)?"
-    rb'data: \{"(?!error"|type":"(?:error|response\.(?:completed|failed|incomplete)))[^\r\n]*\n\n)+\Z'
+    rb'data: \{"(?!error"|type": ?"(?:response\.(?:completed|failed|incomplete|cancelled)|'
+    rb"image_|transcript\.text\.done|speech\.audio\.done|error))[^\r\n]*\n\n)+\Z"
 ).match
-"""What nearly every piece is: whole events of the usual forms, none of them terminal."""
+"""What nearly every piece is: whole events of the usual forms, none of them terminal.
+
+The types are written out once more because what they have in common need then be looked at only once.
+"""
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,12})')
 
 

@@ -130,11 +130,6 @@ def _or_null(text: str | None) -> str:
     return quoted(text) if text else "null"
 
 
-def credential_digest(exchange: Exchange) -> str | None:
-    """The short digest of the credential an exchange travels with, or None without one."""
-    return _digest(exchange.credential or exchange.body_credential or bearer(exchange) or "")
-
-
 def _digest(credential: str) -> str | None:
     if not credential:
         return None

@@ -32,10 +32,11 @@ def error_object(reply: Reply, catalogue: Catalogue, language: str) -> dict[str,
 def error_event(path: bytes, error: Mapping[str, object], sequence_number: int) -> bytes:
     """A whole server-sent event that tells of a failure within a stream, in the form that the path's streams have.
 
-    In both forms the key ``error`` is what OpenAI's SDKs look for to raise their ``APIError``; on ``/responses`` the
-    rest is the Responses API's own ``error`` event (https://platform.openai.com/docs/api-reference/responses-streaming).
+    In both forms the key ``error`` is what OpenAI's SDKs look for to raise their ``APIError``; at and below
+    ``/responses`` the rest is the Responses API's own ``error`` event
+    (https://platform.openai.com/docs/api-reference/responses-streaming).
     """
-    if not path.endswith(b"/responses"):
+    if b"/responses/" not in path + b"/":
         return b"data: " + dump({"error": error}) + b"\n\n"
     event = {
         "type": "error",

@@ -2,7 +2,8 @@
 
 Off unless ``heartbeat_s`` says otherwise. A comment stands only between two events. Before the upstream has answered
 there is no stream to put one into: then, and not sooner, the gateway begins the answer itself, which commits it to
-status 200. What the upstream answers after that comes as events of this stream, failures included.
+status 200. What the upstream answers after that comes as events of this stream, failures included. So that they can
+be read, it is asked not to compress what it answers.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class Heartbeat:
         except (ValueError, RecursionError):
             return False
         return isinstance(body, dict) and body.get("stream") is True
+
+    def forget(self) -> None:
+        """Let go of what was kept, and keep no more: the upstream has said by itself what it answers with."""
+        self._seen = None
 
     def on_deadline(self) -> None:
         """It has been silent for too long."""

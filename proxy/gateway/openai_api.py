@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from proxy.core.errors import GatewayError, ProtocolError
-from proxy.core.headers import REPLACED_IN_RESPONSES, Headers, end_to_end, field
+from proxy.core.headers import REPLACED_IN_INFORMATIONAL, REPLACED_IN_RESPONSES, Headers, end_to_end, field
 from proxy.core.sse import EventWatch, is_event_stream, promises_terminal_event
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import error_event, error_object
@@ -57,6 +57,8 @@ class ApiDelegate(ForwardingDelegate):
             framing = UPGRADE
         elif self._plane.heartbeat_s and exchange.method == "POST" and not self._is_http10:
             self._heartbeat = Heartbeat(self._plane.ticker, self._plane.heartbeat_s, self._beat)
+            # In a packed stream there is no place for a comment, and a packed error is none that we can tell of.
+            exchange.headers.set(b"Accept-Encoding", b"identity")
             self._heartbeat.see(body or b"")
             if body is not None:
                 self._heartbeat.touch()
@@ -80,12 +82,14 @@ class ApiDelegate(ForwardingDelegate):
     def on_answer_informational(self, head: ResponseHead) -> None:
         """Pass it on; a 100 was never asked for by us, who answer the client's ``Expect`` ourselves."""
         if head.status != 100:
-            self._downstream.inform(head.status, head.reason, end_to_end(head.headers, REPLACED_IN_RESPONSES))
+            self._downstream.inform(head.status, head.reason, end_to_end(head.headers, REPLACED_IN_INFORMATIONAL))
 
     def on_answer_headers(self, head: ResponseHead) -> bool:
         """The upstream answers: pass its head on. True = its body goes out as it stands on the wire."""
         exchange = self.exchange
         downstream = self._downstream
+        if self._heartbeat is not None:
+            self._heartbeat.forget()
         if downstream.started:
             return self._take_late(head)
         exchange.status = head.status
@@ -159,7 +163,7 @@ class ApiDelegate(ForwardingDelegate):
 
     def on_answer_end(self) -> None:
         """The answer is whole, unless it is a stream that ended without its last event."""
-        if self._events is not None and not self._note_completeness(self._events):
+        if self._events is not None and not self._may_end(self._events):
             self._fail(ProtocolError("the stream ended without its last event"))
             return
         if self._splices:
@@ -177,10 +181,16 @@ class ApiDelegate(ForwardingDelegate):
         self._events.is_between_chunks = head.framing is not Framing.LENGTH
         self._ends_by_close = head.framing is Framing.CLOSE
 
-    def _note_completeness(self, events: EventWatch) -> bool:
-        """Note how the stream ended; False if its end cannot be told from a broken connection."""
-        self.exchange.stream = "complete" if events.is_terminated else "truncated"
+    def _may_end(self, events: EventWatch) -> bool:
+        """Whether the stream can be whole; False if its end cannot be told from a broken connection."""
         return events.is_terminated or not self._ends_by_close or not promises_terminal_event(self.exchange.path)
+
+    def _ending(self) -> str:
+        """What there is to say of the end of this stream; nothing if its kind may end as it likes, and did."""
+        if self._events is not None and self._events.is_terminated:
+            return "complete"
+        is_short = self.exchange.aborted or promises_terminal_event(self.exchange.path)
+        return "truncated" if is_short else ""
 
     def _has_room(self) -> bool:
         """Whether an event of ours can stand where the answer is now."""
@@ -258,6 +268,7 @@ class ApiDelegate(ForwardingDelegate):
         if error is None:
             self._fail(ProtocolError("it did not answer with a stream"))
             return
+        self.exchange.aborted = "upstream"
         self._interject(self._error_event(error))
         self._downstream.finish()
         self._complete()
@@ -287,7 +298,9 @@ class ApiDelegate(ForwardingDelegate):
         tunnel.begin(early, data)
 
     def _tunnel_ended(self, tunnel: Tunnel) -> None:
-        self.exchange.bytes_in, self.exchange.bytes_out = tunnel.bytes_up, tunnel.bytes_down
+        exchange = self.exchange
+        exchange.bytes_in, exchange.bytes_out = tunnel.bytes_up, tunnel.bytes_down
+        exchange.aborted = (tunnel.ended_by or "gateway") if tunnel.was_broken else ""
         self._complete()
 
     # end
@@ -297,3 +310,5 @@ class ApiDelegate(ForwardingDelegate):
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._heartbeat = None
+        if (self._events is not None or self._is_begun) and not self.exchange.stream:
+            self.exchange.stream = self._ending()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ TIGHT = 0.90
 """Share of the memory from which connections end with their request."""
 FULL = 0.95
 """Share of the memory from which new requests are refused."""
+TRIM_S = 1.0
+"""How often at most freed memory is given back while it is tight: 300 MB of it take 20 ms, none take 1 ms."""
 
 
 class BusyDelegate(AnsweringDelegate):
@@ -57,21 +60,37 @@ class Surplus(HTTPServerConnectionDelegate):
 class MemoryGuard:
     """Watches the process's resident memory at each tick of the clock.
 
-    ``on_change(is_tight, is_full)`` is called when one of the two changes. ``resident()`` answers in bytes.
+    ``on_change(is_tight, is_full)`` is called when one of the two changes. ``in_flight()`` is the number of exchanges
+    under way: with none there is nothing to make room for, and new work is never refused. ``resident()`` answers in
+    bytes; ``give_back()`` returns freed memory to the system, at most once in `TRIM_S` of ``clock`` (seconds).
+
+    It keeps out what is new. What has been admitted may still grow beyond ``max_bytes``, each exchange by the bodies
+    it is allowed to hold: the limit of the container has to leave room for that.
     """
 
     def __init__(
-        self, max_bytes: int, on_change: Callable[[bool, bool], None], resident: Callable[[], int] | None = None
+        self,
+        max_bytes: int,
+        on_change: Callable[[bool, bool], None],
+        resident: Callable[[], int] | None = None,
+        *,
+        in_flight: Callable[[], int] = lambda: 1,
+        give_back: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes = max_bytes
         self._on_change = on_change
         self._resident = resident or resident_bytes
+        self._in_flight = in_flight
+        self._give_back = give_back or malloc_trim()
+        self._clock = clock
+        self._next_trim_s = float("-inf")
         self._state = (False, False)
 
     def poll(self) -> None:
         """Look."""
-        used = self._resident() / self._max_bytes
-        state = (used >= TIGHT, used >= FULL)
+        used = self._used()
+        state = (used >= TIGHT, used >= FULL and self._in_flight() > 0)
         if state == self._state:
             return
         if state[1] != self._state[1]:
@@ -82,6 +101,32 @@ class MemoryGuard:
             )
         self._state = state
         self._on_change(*state)
+
+    def _used(self) -> float:
+        """The share in use, when what could be given back has been: a freed burst would else count for ever."""
+        used = self._resident() / self._max_bytes
+        now = self._clock()
+        if used < TIGHT or now < self._next_trim_s:
+            return used
+        self._next_trim_s = now + TRIM_S
+        self._give_back()
+        return self._resident() / self._max_bytes
+
+
+def malloc_trim() -> Callable[[], object]:
+    """What makes the C library return its free memory to the system (malloc_trim(3)); nothing where it cannot.
+
+    glibc keeps the holes that a burst leaves, and counts on filling them again.
+    """
+    # Only a guarded process needs ctypes, which is a megabyte.
+    import ctypes
+
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return lambda: None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return lambda: trim(0)
 
 
 def resident_bytes() -> int:

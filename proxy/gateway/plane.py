@@ -19,7 +19,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from proxy.core.address import UNIX, TrustedProxies, client_resolver, normalise_peer
+from proxy.core.address import UNIX, TrustedProxies, client_finder, normalise_peer
 from proxy.core.catalogue import Catalogue, find_locales, negotiate
 from proxy.core.chain import Chain
 from proxy.core.exchange import Exchange, Route
@@ -79,7 +79,7 @@ class DataPlane(HTTPServerConnectionDelegate):
         self.is_ready = True
         self._routes = Routes(settings.simple_chat.route)
         self.trusted = TrustedProxies.parse(settings.trusted_proxies)
-        self._resolve_client = client_resolver(settings.client_ip_header, self.trusted)
+        self._find_client = client_finder(settings.client_ip_header, self.trusted)
         self._hidden_clients = HiddenClients(self.chain, trusts_proxies=bool(self.trusted))
         self.heartbeat_s = upstream.config.heartbeat_s
         self._most_in_flight = self._room = settings.overload.max_in_flight or sys.maxsize
@@ -113,7 +113,7 @@ class DataPlane(HTTPServerConnectionDelegate):
     def open_exchange(self, method: str, target: bytes, headers: Headers, context: Any, route: Route) -> Exchange:
         """A new exchange, with its client's address resolved."""
         peer_ip = _peer_ip(context)
-        client_ip, forwarded = self._resolve_client(peer_ip, headers)
+        client_ip, forwarded = self._find_client(peer_ip, headers)
         self._sequence = sequence = self._sequence + 1
         self._in_flight += 1
         if sequence <= HIDDEN_CLIENTS_AFTER:

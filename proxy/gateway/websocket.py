@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from proxy.core.headers import REPLACED_IN_RESPONSES, Field, Headers, end_to_end, field
+from proxy.core.headers import REPLACED_IN_INFORMATIONAL, Field, Headers, end_to_end, field
 from proxy.wire.gate import ResponseError, ResponseHead
 
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -29,7 +29,7 @@ def accepted_fields(head: ResponseHead, request: Headers) -> list[Field]:
     if not is_websocket or answer.get_all(b"sec-websocket-accept") != [expected]:
         raise ResponseError("a 101 that is not the WebSocket handshake it was asked for")
     return [
-        *end_to_end(answer, REPLACED_IN_RESPONSES | {b"content-length"}),
+        *end_to_end(answer, REPLACED_IN_INFORMATIONAL),
         field(b"Upgrade", b"websocket"),
         field(b"Connection", b"Upgrade"),
     ]

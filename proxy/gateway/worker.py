@@ -118,7 +118,10 @@ class Worker:
             may_speak_proxy=self.plane.trusted.holds,
         )
         if settings.overload.max_memory_bytes:
-            self.plane.ticker.poll(MemoryGuard(settings.overload.max_memory_bytes, self._on_memory))
+            guard = MemoryGuard(
+                settings.overload.max_memory_bytes, self._on_memory, in_flight=lambda: self.plane.in_flight
+            )
+            self.plane.ticker.poll(guard)
 
     def _on_memory(self, is_tight: bool, is_full: bool) -> None:
         self.listener.is_shedding = is_tight or self._is_stopping

@@ -55,7 +55,8 @@ class UpstreamConfig(StageConfig):
     heartbeat_s: float = Field(
         default=0.0,
         ge=0,
-        description="Seconds of silence in a stream after which its client gets an SSE comment; 0 = off.",
+        description="Seconds of silence in a stream after which its client gets an SSE comment; 0 = off. "
+        "With it the upstream is asked not to compress its answers to POST.",
     )
     max_connections: int = Field(default=0, ge=0, description="Connections to the upstream at once; 0 = no cap.")
 

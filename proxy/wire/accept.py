@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.core.address import UNIX, normalise_peer
 from proxy.core.proxy_protocol import MAX_BYTES, read_header
 from proxy.wire.connection import CLOSE_S, NEVER, unsent_bytes
-from proxy.wire.endpoint import BACKLOG, Endpoint
+from proxy.wire.endpoint import BACKLOG, OUT_OF_ROOM, Endpoint
 from proxy.wire.server import ServerConnection
 
 if TYPE_CHECKING:
@@ -31,20 +31,21 @@ REST_S = 0.5
 GOODBYE_S = 0.5
 """How long the other side may take to answer TLS's goodbye once it has all that was written."""
 SAY_EVERY_S = 10.0
-MOST_ARRIVALS = 4096
-"""Connections of one listener that may be short of HTTP at once; then the oldest makes room for the next."""
 
 
 class AcceptedConnection(ServerConnection):
     """A connection that began with a PROXY header, with TLS, or with both. ``source`` is what the header claimed."""
 
-    def __init__(self, listener: Listener, source: tuple[str, int] | None) -> None:
+    def __init__(self, listener: Listener, arrival: Arrival, source: tuple[str, int] | None) -> None:
         super().__init__(listener)
+        self._arrival = arrival
         self._source = source
         self._close_until_s = NEVER
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, with the address that was claimed."""
+        # First, lest it be counted twice and somebody else be closed to make room for it.
+        self._listener.left(self._arrival)
         super().connection_made(transport)
         if self._source is not None:
             self.context.claim(self._source)
@@ -78,7 +79,6 @@ class Acceptor:
         self.listener = listener
         self.loop = listener.loop
         self._socket = sock
-        self._arrivals: dict[Arrival, None] = {}  # oldest first
         self._rest: asyncio.TimerHandle | None = None
         self._quiet_until_s = 0.0
         self._unsaid = 0
@@ -93,7 +93,10 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of descriptors or memory: the socket stays readable, and trying at once would spin.
+                if error.errno not in OUT_OF_ROOM:
+                    # One client's: it has left again, or its network has failed (accept(2), "Error handling").
+                    continue
+                # The socket stays readable, and trying at once would spin.
                 self._say(logging.WARNING, f"no connection can be accepted just now: {error.strerror}")
                 self.loop.remove_reader(self._socket)
                 self._rest = self.loop.call_later(REST_S, self._accept_again)
@@ -110,14 +113,7 @@ class Acceptor:
             self.complain(peer_ip, "it is not among the proxies that are trusted to speak the PROXY protocol")
             sock.close()
             return
-        self._arrivals[Arrival(self, sock, peer_ip)] = None
-        if len(self._arrivals) > MOST_ARRIVALS:
-            # Who means well has said what is needed within milliseconds.
-            next(iter(self._arrivals)).close()
-
-    def left(self, arrival: Arrival) -> None:
-        """A connection has become one of the listener's, or is gone."""
-        self._arrivals.pop(arrival, None)
+        self.listener.arrived(Arrival(self, sock, peer_ip))
 
     def complain(self, peer_ip: str, why: str, level: int = logging.WARNING) -> None:
         """Log why a connection was closed."""
@@ -134,21 +130,16 @@ class Acceptor:
         log.log(level, "%s%s", text, f" ({more} more lines were left out before)" if more else "")
 
     def close(self) -> None:
-        """Accept no more. Connections that have not come as far as HTTP are closed."""
+        """Accept no more."""
         if self._socket.fileno() < 0:
             return
         if self._rest is not None:
             self._rest.cancel()
         self.loop.remove_reader(self._socket)
         self._socket.close()
-        for arrival in tuple(self._arrivals):
-            arrival.close()
-
-    def __len__(self) -> int:
-        return len(self._arrivals)
 
     def __repr__(self) -> str:
-        return f"<Acceptor {self.endpoint} [{len(self)} arriving]>"
+        return f"<Acceptor {self.endpoint}>"
 
 
 class Arrival:
@@ -233,14 +224,14 @@ class Arrival:
             log.debug("%s left or was too slow: %s", self._peer_ip, error)
 
     def _handed_over(self, task: asyncio.Task[None]) -> None:
-        self._acceptor.left(self)
+        self._listener.left(self)
         if not self._is_given:
             self._socket.close()
         if not task.cancelled() and task.exception() is not None:
             log.error("a connection could not be accepted", exc_info=task.exception())
 
     def _connection(self) -> ServerConnection:
-        return AcceptedConnection(self._listener, self._source)
+        return AcceptedConnection(self._listener, self, self._source)
 
     def _stop_watching(self) -> None:
         self._listener.ticker.drop(self)
@@ -253,12 +244,12 @@ class Arrival:
 
     def close(self) -> None:
         """Close, whatever is under way."""
+        self._listener.left(self)
         if self._task is not None:
             self._task.cancel()
             return
         self._stop_watching()
         self._socket.close()
-        self._acceptor.left(self)
 
     def __repr__(self) -> str:
         return f"<Arrival {self._peer_ip}>"

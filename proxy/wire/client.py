@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from asyncio import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
@@ -102,12 +104,27 @@ class UpstreamConnection(Connection):
         """The connection is gone: the end of a close-delimited body, or a failure."""
         self._pool.closed(self)
         super().connection_lost(exc)
+        if exc is not None and self._receiver is not None and self._asked:
+            self._read_last_words()
         if self._receiver is None:
             return
         if exc is None and self._ended_properly and isinstance(self._reader, CloseReader):
             self._end()
         else:
             self._fail(ProtocolError(f"the connection ended early: {exc or 'closed by the upstream'}"))
+
+    def _read_last_words(self) -> None:
+        """Take what the origin had sent before the connection broke.
+
+        Who refuses an upload answers and closes, and that close is a reset because of what it has not read. Our next
+        write then fails, and the transport drops the answer that waits in the kernel (RFC 9112 section 9.6).
+        """
+        self._saw_eof = True  # it is of no use to the next exchange
+        if self._socket is None or self._transport.get_extra_info("ssl_object") is not None:
+            return
+        with suppress(OSError):
+            while self._receiver is not None and (data := os.read(self._socket.fileno(), 65_536)):
+                self.data_received(data)
 
     # one exchange
 
@@ -215,6 +232,8 @@ class UpstreamConnection(Connection):
         receiver = self._receiver
         assert receiver is not None
         if head.status == 101:
+            if self._saw_eof:
+                raise ResponseError("it switched protocols and was gone")
             receiver.on_upstream_switch(head, self, rest)
             return b""
         self._informational += 1
@@ -250,7 +269,10 @@ class UpstreamConnection(Connection):
         self.deadline_s = NEVER
         head = self._head
         reusable = head is not None and head.keep_alive and head.framing is not Framing.CLOSE
-        if reusable and self._request_ended and not has_extra and not self._saw_eof:
+        if self._request_ended and self._transport.get_write_buffer_size():
+            # The answer did not wait for the whole request: what is left of it must not delay another one.
+            self.abort()
+        elif reusable and self._request_ended and not has_extra and not self._saw_eof:
             self.resume_reading()
             self.deadline_s = NEVER
             self._pool.release(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import ssl
@@ -12,6 +11,7 @@ from collections.abc import Callable
 import aiohappyeyeballs
 
 from proxy.core.errors import ConnectError, ConnectTimeout, NoCapacity, UpstreamError
+from proxy.wire.endpoint import OUT_OF_ROOM
 from proxy.wire.resolver import AddrInfo, Resolver
 
 STAGGER_S = 0.25
@@ -19,7 +19,6 @@ STAGGER_S = 0.25
 SHUTDOWN_S = 2.0
 """How long a closed TLS connection waits for the other side's close_notify before its socket goes."""
 
-_OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # A dead peer of an idle or waiting connection is found out after about a minute (30 + 3 * 10 s), and address
 # translation on the way keeps the connections of long silent answers.
 _KEEP_ALIVE = (
@@ -119,7 +118,7 @@ class _Attempt:
             if error.reason in _NO_TLS:
                 return ConnectError(f"{where} does not speak TLS: should base_url begin with http:// ?")
             return ConnectError(f"no TLS with {where}: {error.reason or reason}")
-        if isinstance(error, OSError) and error.errno in _OUT_OF_ROOM:
+        if isinstance(error, OSError) and error.errno in OUT_OF_ROOM:
             return NoCapacity(f"no socket for a connection to {where}: {reason}")
         if self.won and isinstance(error, ConnectionError):
             return ConnectError(f"{where} ended the connection during {self._doing}: {reason}")

@@ -8,17 +8,24 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from proxy.wire.tls import ServerTls
+if TYPE_CHECKING:
+    from proxy.wire.tls import ServerTls
 
 BACKLOG = 1024
 KEEP_ALIVE_IDLE_S = 30
 KEEP_ALIVE_INTERVAL_S = 10
 KEEP_ALIVE_PROBES = 3
 """A client that vanished without a word is noticed after 30 + 3 x 10 seconds, if nothing is being sent to it."""
+OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the kernel says when it has no descriptor or no memory left: a state of this machine, which passes."""
+LOCK_TRIES = 20
+LOCK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,8 @@ def keep_alive(sock: socket.socket) -> None:
 def bind_unix(path: str, mode: int | None = None) -> Bound:
     """Bind a unix socket. A socket file that nobody listens on any more is replaced.
 
-    Raises OSError with the path as its ``filename``: if somebody listens there, or if another kind of file is there.
+    Raises OSError with the path as its ``filename``: if somebody listens there, if another kind of file is there, or
+    (EAGAIN) if another process keeps the folder locked.
     The mode is set before the socket listens, and until it listens the kernel refuses everybody, so that nobody gets
     in under a mode not asked for; a changed umask would have served too, but the umask is the whole process's.
     """
@@ -172,13 +180,31 @@ def bind_unix(path: str, mode: int | None = None) -> Bound:
 
 @contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
-    """While one process replaces a dead socket in this folder, another of ours must not take the new one for dead."""
+    """While one process replaces a dead socket in this folder, another of ours must not take the new one for dead.
+
+    Whoever may read the folder may lock it, for as long as they like: after about a second this raises OSError
+    (EAGAIN) with the folder as its ``filename``.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for _ in range(LOCK_TRIES):
+            if _has_locked(descriptor):
+                break
+            # The loop has nothing else to do yet: listeners are bound before anybody is served.
+            time.sleep(LOCK_EVERY_S)
+        else:
+            raise OSError(errno.EAGAIN, "another process keeps its folder locked", folder)
         yield
     finally:
         os.close(descriptor)
+
+
+def _has_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _clear_the_way(path: str) -> None:

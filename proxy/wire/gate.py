@@ -164,7 +164,8 @@ def _may_switch(head: RequestHead) -> bool:
     return (
         head.method == "GET"
         and head.version == "1.1"
-        and head.framing is Framing.NONE
+        and head.framing is not Framing.CHUNKED
+        and head.content_length == 0
         and any(_says(b"upgrade", value) for value in head.headers.get_all(b"connection"))
         and len(head.headers.get_all(b"upgrade")) == len(head.headers.get_all(b"sec-websocket-key")) == 1
     )

@@ -25,7 +25,9 @@ MAX_FIELDS = 100
 """Header lines of one message; one of them may have half the bytes a head may have."""
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
-_METHOD_BEGUN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
+LONGEST_METHOD = 24
+_METHOD = re.compile(rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,%d} " % LONGEST_METHOD)
+_METHOD_BEGUN = re.compile(rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,%d}\Z" % LONGEST_METHOD)
 _BLANK_LINE = (b"\r", b"\n")
 _HEAD_END = b"\r\n\r\n"
 
@@ -45,11 +47,12 @@ class _End:
 class _HeadParser:
     """Collects exactly one head and has it checked, however its bytes are cut."""
 
-    __slots__ = ("_data", "_end", "_feed_parser", "_max_bytes")
+    __slots__ = ("_data", "_end", "_fed", "_feed_parser", "_max_bytes")
 
     def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser], max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._data = b""
+        self._fed = 0
         self._end = _End()
         self._feed_parser = kind(self._end).feed_data
 
@@ -74,8 +77,13 @@ class _HeadParser:
         if end > self._max_bytes:
             raise OverflowError
         self._data = whole if end == length else whole[:end]
+        if found < 0 and _METHOD_BEGUN.match(whole):
+            # httptools would judge the word by its beginning: the verdict must not depend on where it was cut.
+            return -1
+        fed = self._fed
+        self._fed = end
         try:  # noqa: SIM105 - suppress() costs half a microsecond, twice a request
-            self._feed_parser(data if end == length else data[: end - seen])
+            self._feed_parser(data if end == length and fed == seen else whole[fed:end])
         except HttpParserUpgrade:
             # It stops behind such a head, which is where we stop anyway.
             pass
@@ -125,7 +133,7 @@ class RequestParser(_HeadParser):
         except ValueError:
             raise RequestError(400, "the request line is missing or malformed") from None
         except HttpParserInvalidMethodError:
-            if not _METHOD_BEGUN.match(self._data):
+            if not _METHOD.match(self._data):
                 raise RequestError(400, "the request line is malformed") from None
             raise RequestError(405, "the method is unknown") from None
         except HttpParserError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from tornado.httputil import HTTPServerConnectionDelegate
 
 from proxy.core.headers import Field, Headers, field
-from proxy.wire.accept import Acceptor
+from proxy.wire.accept import Acceptor, Arrival
 from proxy.wire.endpoint import BACKLOG, Endpoint, UnixFile, bind, keep_alive
 from proxy.wire.gate import RequestError
 from proxy.wire.server import ServerConnection
@@ -23,7 +23,9 @@ ErrorAnswer = Callable[[RequestError, bytes, Headers], tuple[list[Field], bytes]
 
 
 MAX_SURPLUS = 256
-"""Connections beyond the cap that are still told so; further ones are closed at once."""
+"""Connections beyond the cap that are still told so; of more, the oldest are closed."""
+MOST_ARRIVALS = 4096
+"""Connections that may be short of HTTP at once, whatever the cap; then the oldest makes room for the next."""
 CUT_S = 1.0
 """How long clients may take to hear that their exchange is cut at the end of a drain."""
 
@@ -47,7 +49,8 @@ class Listener:
     """Serves a Tornado `HTTPServerConnectionDelegate` on our wire.
 
     ``on_error`` shapes the answers to requests that are refused before a delegate exists. Of the connections beyond
-    ``max_connections`` ``max_surplus`` are served by ``surplus_app``, one request each; the rest are closed at once.
+    ``max_connections`` the newest ``max_surplus`` are served by ``surplus_app``, one request each, and older ones are
+    closed: whoever comes to ask for health is heard, however many sit there. Connections short of HTTP count, too.
     ``may_speak_proxy`` says of a peer (its normalised address, or ``unix``) whether its PROXY header is believed; by
     default nobody's is.
     """
@@ -69,7 +72,7 @@ class Listener:
     ) -> None:
         self.app = app
         self.max_connections = max_connections
-        self._max_surplus = max_surplus
+        self._max_surplus = 0 if surplus_app is None else max_surplus
         self._surplus_app = surplus_app
         self.loop = asyncio.get_running_loop()
         self.ticker = ticker or Ticker(self.loop)
@@ -81,6 +84,9 @@ class Listener:
         self.is_shedding = False
         """Whether connections end with their request, for want of memory."""
         self._connections: set[ServerConnection] = set()
+        self._surplus: dict[ServerConnection, None] = {}  # those of them beyond the cap, oldest first
+        self._leaving: set[ServerConnection] = set()  # those of them that were closed to make room
+        self._arrivals: dict[Arrival, None] = {}  # oldest first
         self._servers: list[tuple[asyncio.Server | Acceptor, Endpoint]] = []
         self._files: list[UnixFile] = []
         self._empty: asyncio.Future[None] | None = None
@@ -126,6 +132,8 @@ class Listener:
         self._files.clear()
         for server, _ in self._servers:
             server.close()
+        for arrival in tuple(self._arrivals):
+            arrival.close()
 
     def _bound(self) -> list[tuple[Any, Endpoint]]:
         return [(sock.getsockname(), endpoint) for server, endpoint in self._servers for sock in server.sockets]
@@ -154,19 +162,56 @@ class Listener:
         """Count a connection in; who is to serve it."""
         self._connections.add(connection)
         self.ticker.watch(connection)
-        surplus = len(self._connections) - self.max_connections
-        if surplus <= 0:
+        is_surplus = len(self._connections) - len(self._leaving) > self.max_connections
+        self._make_room()
+        if not is_surplus:
             return self.app
-        if self._surplus_app is None or surplus > self._max_surplus:
-            connection.abort()
+        # Behind the others only now: of those who may have to go, the newcomer is none.
+        self._surplus[connection] = None
+        if not self._max_surplus:
+            self._dismiss(connection)
         return self._surplus_app or self.app
 
     def closed(self, connection: ServerConnection) -> None:
         """Count a connection out."""
         self._connections.discard(connection)
+        self._surplus.pop(connection, None)
+        self._leaving.discard(connection)
         self.ticker.drop(connection)
         if not self._connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Count in a connection that is short of HTTP."""
+        self._arrivals[arrival] = None
+        self._make_room()
+
+    def left(self, arrival: Arrival) -> None:
+        """Such a connection has become one of ours, or is gone."""
+        self._arrivals.pop(arrival, None)
+
+    def _make_room(self) -> None:
+        """After somebody has come: close somebody else if there are too many now.
+
+        As a rule that is the oldest arrival, for who means well has said what is needed within milliseconds. But
+        where the connections themselves fill the cap a part of the surplus is kept for arrivals, or nobody would get
+        in over TLS any more.
+        """
+        arrivals, connections = len(self._arrivals), len(self._connections) - len(self._leaving)
+        if arrivals > MOST_ARRIVALS:
+            next(iter(self._arrivals)).close()
+        elif arrivals + connections > self.max_connections + self._max_surplus:
+            if arrivals > (self._max_surplus + 1) // 2:
+                next(iter(self._arrivals)).close()
+            elif self._surplus:
+                quiet = (connection for connection in self._surplus if not connection.is_under_way)
+                self._dismiss(next(quiet, None) or next(iter(self._surplus)))
+
+    def _dismiss(self, connection: ServerConnection) -> None:
+        """Close a surplus connection. The loop reports its loss in its next round only."""
+        del self._surplus[connection]
+        self._leaving.add(connection)
+        connection.abort()
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept no more, let running exchanges end; True if all did in time, else the rest is cut."""

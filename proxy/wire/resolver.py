@@ -109,6 +109,8 @@ class Resolver:
         self._patience_s = patience_s
         self._on_change = on_change
         self._addresses = literal(host)
+        self.hosts = _hosts_of(self._addresses)
+        """The addresses as text: a set of its own, because every released connection is looked up in it."""
         self._answered_s = float("inf") if self._addresses else float("-inf")
         self._due_s = self._answered_s  # when the next dial has to ask again
         self._failures = 0  # in a row
@@ -172,8 +174,8 @@ class Resolver:
         self._failures = 0
         self._answered_s = self._clock()
         self._due_s = self._answered_s + REFRESH_S
-        before, self._addresses = self.hosts, found
-        now = self.hosts
+        before, now = self.hosts, _hosts_of(found)
+        self._addresses, self.hosts = found, now
         if now == before:
             return
         self._bad &= now
@@ -181,11 +183,6 @@ class Resolver:
             log.info("the addresses of %s have changed to %s", self.host, ", ".join(sorted(now)))
         if self._on_change is not None:
             self._on_change(now)
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """The addresses as text."""
-        return frozenset(address.host for address in self._addresses)
 
     # what dials found out
 
@@ -212,6 +209,10 @@ class Resolver:
 
     def __repr__(self) -> str:
         return f"<Resolver {self.host} [{', '.join(sorted(self.hosts)) or 'no address yet'}]>"
+
+
+def _hosts_of(addresses: Iterable[Address]) -> frozenset[str]:
+    return frozenset(address.host for address in addresses)
 
 
 def _addresses_of(infos: Iterable[tuple[object, ...]]) -> list[Address]:

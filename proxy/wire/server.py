@@ -53,6 +53,7 @@ class ServerConnection(Connection):
         self._delegate: HTTPMessageDelegate | None = None
         self._writer: ResponseWriter | None = None
         self._is_consuming = False
+        self.is_reading_on = False  # what has come is being worked off, and the loop has its turn in between
         self._unsent = 0
         self._hold = Hold(self._release, self.abort)
 
@@ -116,7 +117,8 @@ class ServerConnection(Connection):
                 if state is State.HEAD:
                     if heads == HEADS_AT_ONCE:
                         self._ahead.put_back(data)
-                        self._loop.call_soon(self._consume_ahead)
+                        self.is_reading_on = True
+                        self._loop.call_soon(self._read_on)
                         return
                     heads += 1
                     data = self._read_head(data)
@@ -224,6 +226,10 @@ class ServerConnection(Connection):
             log.exception("a delegate failed")
             self.abort()
             return
+        self._consume_ahead()
+
+    def _read_on(self) -> None:
+        self.is_reading_on = False
         self._consume_ahead()
 
     def _consume_ahead(self) -> None:

@@ -15,7 +15,7 @@ from proxy.core.address import (
     Network,
     TrustedProxies,
     client_address,
-    client_resolver,
+    client_finder,
     contains,
     normalise_peer,
     parse_address,
@@ -280,13 +280,13 @@ RESOLVED = [
 ]  # fmt: skip
 
 
-class TestClientResolver:
+class TestClientFinder:
     @pytest.mark.parametrize(("header", "peer", "pairs", "client", "chain"), RESOLVED)
     def test_whose_word_counts(
         self, header: str, peer: str, pairs: list[tuple[str, str]], client: str, chain: str | None
     ) -> None:
-        resolve = client_resolver(header, TrustedProxies.parse(["10.0.0.0/8", "fd00::/8"]))
-        found, shown = resolve(peer, Headers.from_pairs(pairs))
+        find = client_finder(header, TrustedProxies.parse(["10.0.0.0/8", "fd00::/8"]))
+        found, shown = find(peer, Headers.from_pairs(pairs))
         assert found == client
         assert shown == (", ".join(value for _, value in pairs) if chain is None else chain)
 
@@ -298,36 +298,36 @@ class TestClientResolver:
             "cf-connecting-ip": "192.0.2.3",
         }
         others = [("X-Real-IP", "192.0.2.4"), ("True-Client-IP", "192.0.2.5"), ("X_Forwarded_For", "192.0.2.6")]
-        resolve = client_resolver(header, TrustedProxies.parse(["10.0.0.0/8"]))
+        find = client_finder(header, TrustedProxies.parse(["10.0.0.0/8"]))
         client = {"x-forwarded-for": "192.0.2.1", "forwarded": "192.0.2.2", "cf-connecting-ip": "192.0.2.3"}[header]
-        assert resolve("10.0.0.1", Headers.from_pairs([*said.items(), *others])) == (client, said[header])
+        assert find("10.0.0.1", Headers.from_pairs([*said.items(), *others])) == (client, said[header])
         rest = [(name, value) for name, value in said.items() if name != header]
-        assert resolve("10.0.0.1", Headers.from_pairs([*rest, *others])) == ("10.0.0.1", "")
+        assert find("10.0.0.1", Headers.from_pairs([*rest, *others])) == ("10.0.0.1", "")
 
     @pytest.mark.parametrize("header", CLIENT_IP_HEADERS)
     def test_nobody_is_believed_where_nobody_is_trusted(self, header: str) -> None:
-        resolve = client_resolver(header, TrustedProxies())
+        find = client_finder(header, TrustedProxies())
         value = "for=192.0.2.9" if header == "forwarded" else "192.0.2.9"
-        assert resolve("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
-        assert resolve(UNIX, Headers.from_pairs([(header, value)]))[0] == UNIX
+        assert find("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
+        assert find(UNIX, Headers.from_pairs([(header, value)]))[0] == UNIX
 
     @pytest.mark.parametrize("header", CLIENT_IP_HEADERS)
     def test_a_unix_peer_is_believed_only_by_its_own_word(self, header: str) -> None:
         value = "for=192.0.2.9" if header == "forwarded" else "192.0.2.9"
         headers = Headers.from_pairs([(header, value)])
-        assert client_resolver(header, TrustedProxies.parse([UNIX]))(UNIX, headers)[0] == "192.0.2.9"
-        assert client_resolver(header, TrustedProxies.parse(["0.0.0.0/0", "::/0"]))(UNIX, headers)[0] == UNIX
+        assert client_finder(header, TrustedProxies.parse([UNIX]))(UNIX, headers)[0] == "192.0.2.9"
+        assert client_finder(header, TrustedProxies.parse(["0.0.0.0/0", "::/0"]))(UNIX, headers)[0] == UNIX
 
     @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
     def test_the_word_unix_is_no_hop(self, header: str) -> None:
-        resolve = client_resolver(header, TrustedProxies.parse([UNIX, "10.0.0.0/8"]))
+        find = client_finder(header, TrustedProxies.parse([UNIX, "10.0.0.0/8"]))
         value = "for=192.0.2.9, for=unix" if header == "forwarded" else "192.0.2.9, unix"
-        assert resolve("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
+        assert find("10.0.0.1", Headers.from_pairs([(header, value)]))[0] == "10.0.0.1"
 
     @pytest.mark.parametrize("header", ["", "X-Forwarded-For", "x-real-ip", "any"])
     def test_no_other_header_can_be_asked_for(self, header: str) -> None:
         with pytest.raises(ValueError, match="write one of x-forwarded-for, forwarded, cf-connecting-ip"):
-            client_resolver(header, TrustedProxies())
+            client_finder(header, TrustedProxies())
 
 
 # An oracle that shares no code with what it judges: bits from `inet_pton`, and the walk from left to right.
@@ -429,9 +429,9 @@ def forwarded_element(hop: str, extra: str) -> str:
 def test_forwarded_agrees_with_the_same_oracle(
     peer: str, lines: list[list[str]], trusted: list[tuple[str, int]], extra: str
 ) -> None:
-    resolve = client_resolver("forwarded", TrustedProxies.parse(f"{base}/{prefix}" for base, prefix in trusted))
+    find = client_finder("forwarded", TrustedProxies.parse(f"{base}/{prefix}" for base, prefix in trusted))
     written = [", ".join(forwarded_element(hop, extra) for hop in hops) for hops in lines]
-    found, _ = resolve(normalise_peer(peer), Headers.from_pairs([("Forwarded", line) for line in written]))
+    found, _ = find(normalise_peer(peer), Headers.from_pairs([("Forwarded", line) for line in written]))
     assert bits_of(found) == oracle(peer, [",".join(hops) for hops in lines], trusted)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.core.headers import (
     FORWARDING,
     HOP_BY_HOP,
+    REPLACED_IN_INFORMATIONAL,
     REPLACED_IN_REQUESTS,
     REPLACED_IN_RESPONSES,
     Headers,
@@ -139,6 +140,18 @@ class TestEndToEnd:
         headers = headers_of(("Connection", "keep-alive"), *lines)
         kept = Headers(end_to_end(headers, REPLACED_IN_RESPONSES))
         assert list(kept.pairs()) == lines
+
+    @pytest.mark.parametrize("name", ["X-Sluice-Request-Id", "x-sluice-upstream-sent"])
+    @pytest.mark.parametrize("replaced", [REPLACED_IN_RESPONSES, REPLACED_IN_INFORMATIONAL])
+    def test_what_another_gateway_says_of_its_own_exchange_ends_here(
+        self, name: str, replaced: frozenset[bytes]
+    ) -> None:
+        headers = headers_of((name, "req_other"), ("X-Sluice-Else", "1"))
+        assert names(headers, replaced) == [b"X-Sluice-Else"]
+
+    def test_an_informational_answer_has_no_length(self) -> None:
+        headers = headers_of(("Content-Length", "5"), ("Link", "</a>"))
+        assert names(headers, REPLACED_IN_INFORMATIONAL) == [b"Link"]
 
     def test_the_headers_themselves_are_not_changed(self) -> None:
         headers = headers_of(("Connection", "x-a"), ("X-A", "1"))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core import sse
 from proxy.core.headers import Headers
 from proxy.core.sse import EventWatch, is_event_stream, promises_terminal_event
 
@@ -24,6 +25,12 @@ TERMINAL = [
     b'data: {"type":"response.completed","response":{}}\n\n',
     b'event: error\ndata: {"type":"error","message":"m"}\n\n',
     b'data: {"error":{"message":"m"}}\n\n',
+    b'event: image_generation.completed\ndata: {"type":"image_generation.completed","b64_json":"AA=="}\n\n',
+    b'event: image_edit.completed\ndata: {"b64_json":"AA==","type":"image_edit.completed"}\n\n',
+    b'data: {"type":"transcript.text.done","text":"x"}\n\n',
+    b'data: {"type": "transcript.text.done", "text": "x"}\n\n',
+    b'data: {"type":"speech.audio.done","usage":{}}\n\n',
+    b'data: {"type":"response.cancelled"}\n\n',
 ]
 ORDINARY = [
     DELTA,
@@ -31,6 +38,9 @@ ORDINARY = [
     b": a comment\n\n",
     b'data: {"choices":[{"delta":{"content":"event: response.completed"}}]}\n\n',
     b'data: {"a":"\\"error\\":"}\n\n',
+    b'event: image_generation.partial_image\ndata: {"type":"image_generation.partial_image","b64_json":"AA=="}\n\n',
+    b'data: {"type":"transcript.text.delta","delta":"speech.audio.done"}\n\n',
+    b'data: {"type":"transcript.text.done.not"}\n\n',
     b"data: not [DONE]\n\n",
     b"id: 1\nretry: 5\ndata: x\n\n",
     b"event: response.completed.not\ndata: x\n\n",
@@ -60,6 +70,14 @@ def test_a_terminal_event_is_seen_however_it_is_cut(last: bytes) -> None:
     for pieces in cuts(DELTA + RESPONSES_DELTA + last):
         watch = watched(*pieces)
         assert (watch.is_terminated, watch.is_between_events) == (True, True), pieces
+
+
+@pytest.mark.parametrize("blank", [b"", b" "])
+@pytest.mark.parametrize("name", sse._TERMINAL_TYPES)
+def test_a_terminal_type_is_seen_without_a_line_of_its_own(name: bytes, blank: bytes) -> None:
+    event = b'data: {"type":%b"%b","sequence_number":5}\n\n' % (blank, name)
+    for pieces in cuts(DELTA + event):
+        assert watched(*pieces).is_terminated, pieces
 
 
 @pytest.mark.parametrize("event", ORDINARY)

@@ -195,7 +195,9 @@ async def test_a_stream_whose_upload_breaks_off_is_cut(upstream: FakeUpstream) -
     upstream.early = early
     async with gateway(upstream.base_url) as worker:
         client = await RawClient.connect(worker.listener.port)
-        await client.send(request(headers=("Authorization: Bearer k", "Transfer-Encoding: chunked"), body=None) + b"1\r\nx\r\n")
+        await client.send(
+            request(headers=("Authorization: Bearer k", "Transfer-Encoding: chunked"), body=None) + b"1\r\nx\r\n"
+        )
         assert (await client.head()).status == 200
         assert await client.reader.readexactly(len(EVENT)) == EVENT
         await client.send(b"nonsense\r\n")

@@ -197,9 +197,10 @@ async def test_the_sdk_raises_on_a_cut_responses_stream(port: int, upstream: Fak
     assert [event.type for event in seen] == ["response.output_text.delta"]
 
 
-async def test_the_responses_form_is_the_apis_own_error_event(port: int, upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize("target", ["/v1/responses", "/v1/responses/resp_1?stream=true&starting_after=5"])
+async def test_the_responses_form_is_the_apis_own_error_event(target: str, port: int, upstream: FakeUpstream) -> None:
     upstream.script = cut(SSE, chunk(RESPONSES_EVENT))
-    payload, _ = await read_all(port, "/v1/responses")
+    payload, _ = await read_all(port, target)
     name, data, *_ = payload[len(RESPONSES_EVENT) :].split(b"\n")
     event = json.loads(data.removeprefix(b"data: "))
     assert name == b"event: error"

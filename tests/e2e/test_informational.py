@@ -12,12 +12,14 @@ from tests.support.upstream import FakeUpstream, Received, Wire, answer_ok
 
 pytestmark = [pytest.mark.gen_test(timeout=20), pytest.mark.wire_only]
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n"
+# RFC 9110 section 8.6 forbids the length in a 1xx: to some it would frame a body.
+LONG_HINTS = HINTS.replace(b"X-Hop: 1", b"X-Hop: 1\r\nContent-Length: 5")
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 async def informed(received: Received, wire: Wire) -> None:
     """103 three times, 102, and then the answer."""
-    await wire.send(HINTS * 3)
+    await wire.send(HINTS + LONG_HINTS * 2)
     await asyncio.sleep(0.02)
     await wire.send(b"HTTP/1.1 100 Continue\r\n\r\n" + PROCESSING)
     await answer_ok(received, wire)
@@ -34,6 +36,25 @@ async def test_informational_answers_go_on_in_their_order(port: int, upstream: F
         assert (await client.head()).status == 102
         answer = await client.answer()
         assert (answer.status, answer.json) == (200, {"ok": True})
+    client.close()
+
+
+async def test_what_another_gateway_says_of_its_own_exchange_ends_here(port: int, upstream: FakeUpstream) -> None:
+    others = b"X-Sluice-Request-Id: req_other\r\nX-Sluice-Upstream-Sent: no\r\nX-Request-Id: req_up\r\n"
+
+    async def script(received: Received, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 103 Early Hints\r\n" + others + b"\r\n")
+        await wire.send(b"HTTP/1.1 503 Busy\r\n" + others + b"Content-Length: 0\r\n\r\n")
+
+    upstream.script = script
+    client = await RawClient.connect(port)
+    await client.send(request())
+    assert (await client.head()).lines == [("X-Request-Id", "req_up")]
+    answer = await client.answer()
+    ours = [(name.lower(), value) for name, value in answer.lines if name.lower().startswith("x-sluice")]
+    assert [name for name, _ in ours] == ["x-sluice-request-id"]
+    assert ours[0][1] != "req_other"
+    assert answer.get("x-request-id") == "req_up"
     client.close()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 
 import pytest
 
 from proxy.gateway.overload import MemoryGuard, resident_bytes
 from proxy.gateway.worker import room_for_clients
+from proxy.wire.listener import MAX_SURPLUS
 from tests.e2e.test_streams import SSE, chunk, until
 from tests.support.gateway import gateway
 from tests.support.raw import Answer, RawClient, request
@@ -65,7 +67,8 @@ async def test_one_exchange_too_many_is_refused_while_streams_and_health_go_on(u
             started = time.perf_counter()
             refused(await other.ask(request()))
             took_s.append(time.perf_counter() - started)
-        assert sorted(took_s)[10] < 0.01
+        # Refusals wait for nothing. How long they take on a machine with nothing else to do is measured elsewhere.
+        assert statistics.median(took_s) < 0.05
         assert (await other.ask(HEALTH)).status == 200
         chat = await other.ask(request("/api", body=b'{"user_content": "x"}'))
         assert (chat.status, chat.json["code"]) == (503, 503)
@@ -111,13 +114,26 @@ async def test_connections_beyond_the_cap_are_told_so_and_closed(upstream: FakeU
         await ended(clients)
 
 
-async def test_very_many_connections_are_not_even_told(upstream: FakeUpstream) -> None:
+async def test_of_very_many_connections_the_newest_are_told(upstream: FakeUpstream) -> None:
+    upstream.script = streams = Streams()
     async with gateway(upstream.base_url, overload={"max_connections": 1}) as worker:
-        idle = [await RawClient.connect(worker.listener.port) for _ in range(257)]
-        await until(lambda: len(worker.listener) == 257)
-        over = await RawClient.connect(worker.listener.port)
-        assert await asyncio.wait_for(over.is_closed(), 1)
-        for client in [*idle, over]:
+        port = worker.listener.port
+        clients = await opened(port, 1)
+        idle = [await RawClient.connect(port) for _ in range(MAX_SURPLUS)]
+        await until(lambda: len(worker.listener) == 1 + MAX_SURPLUS)
+        for oldest, ask, status in ((0, HEALTH, 200), (1, request(), 503)):
+            over = await RawClient.connect(port)
+            assert (await over.ask(ask)).status == status
+            assert await asyncio.wait_for(idle[oldest].is_closed(), 5)
+            assert await over.is_closed()
+            over.close()
+            await until(lambda: len(worker.listener) == MAX_SURPLUS)
+            # Another idle one takes the place that the answered one has left.
+            idle.append(await RawClient.connect(port))
+            await until(lambda: len(worker.listener) == 1 + MAX_SURPLUS)
+        streams.go_on.set()
+        await ended(clients)
+        for client in idle:
             client.close()
 
 

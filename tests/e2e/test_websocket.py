@@ -129,6 +129,23 @@ async def test_an_upstream_that_declines_answers_as_usual(upstream: FakeUpstream
     assert upstream.ledger[0].get_all("connection") == ["Upgrade"]
 
 
+async def test_a_length_of_zero_is_no_body_and_in_no_ones_way(upstream: FakeUpstream) -> None:
+    async def script(received: Received, wire: Wire) -> None:
+        await wire.send(SWITCHED.replace(b"OpenAI-Model: m\r\n", b"Content-Length: 0\r\n") + b"hello")
+        await wire.gone()
+
+    upstream.script = script
+    async with gateway(upstream.base_url) as worker:
+        client = await RawClient.connect(worker.listener.port)
+        await client.send(HANDSHAKE.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n"))
+        head = await client.head()
+        assert (head.status, head.get("content-length")) == (101, None)
+        assert await client.reader.readexactly(5) == b"hello"
+        client.close()
+    assert upstream.ledger[0].get("upgrade") == "websocket"
+    assert upstream.ledger[0].get("content-length") is None
+
+
 async def test_what_each_side_says_too_early_is_not_lost(upstream: FakeUpstream) -> None:
     got = asyncio.get_running_loop().create_future()
 

@@ -132,17 +132,19 @@ async def test_a_reset_passes_as_a_reset() -> None:
 
 
 async def test_latency_delays_but_does_not_throttle() -> None:
-    async with through(Latency(0.1, way=Way.UP)) as ends:
+    delay_s = 1.0
+    async with through(Latency(delay_s, way=Way.UP)) as ends:
         started = time.monotonic()
         for _ in range(20):
             ends.writer.write(b"x" * 10)
             await asyncio.sleep(0.002)
         await ends.far.reader.readexactly(200)
-        assert 0.1 <= time.monotonic() - started < 0.6
+        # One after the other, the twenty would take twenty times as long.
+        assert delay_s <= time.monotonic() - started < 10 * delay_s
         started = time.monotonic()
         ends.far.writer.write(b"y")
         await ends.reader.readexactly(1)
-        assert time.monotonic() - started < 0.09
+        assert time.monotonic() - started < delay_s
 
 
 async def test_bandwidth_bounds_the_rate() -> None:

@@ -492,7 +492,8 @@ def test_a_handshake_that_stalls_is_a_connect_timeout(tls: ssl.SSLContext, run: 
         with listening() as listener:
             begun_s = time.monotonic()
             error = await failure(resolver_for(LOOPBACK), listener.getsockname()[1], tls=tls, timeout_s=0.2)
-            assert 0.19 <= time.monotonic() - begun_s < 0.7
+            # What matters is which limit it was: asyncio's own for a handshake is 60 s.
+            assert 0.19 <= time.monotonic() - begun_s < 10
         assert type(error) is ConnectTimeout
         assert "the TLS handshake" in str(error)
 

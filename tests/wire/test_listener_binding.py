@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
 import stat
 import threading
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -307,6 +310,43 @@ def test_any_other_file_is_left_alone(path: str, tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_had(tmp_path: Path) -> None:
     assert refused(str(tmp_path / "no" / "s.sock")).errno == errno.ENOENT
     assert "too long" in str(refused(str(tmp_path / ("s" * 120))).strerror)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[int]:
+    """A descriptor by which somebody else has locked the folder."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.usefixtures("locked")
+def test_a_folder_that_stays_locked_is_an_error(path: str) -> None:
+    started = time.monotonic()
+    error = refused(path)
+    assert time.monotonic() - started >= 0.9, "a lock of ours is held for moments only: that is waited for"
+    assert (error.errno, error.filename) == (errno.EAGAIN, path)
+    assert "locked" in str(error.strerror)
+    assert not is_there(path)
+
+
+def test_a_folder_that_is_unlocked_again_is_waited_for(
+    path: str, locked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            fcntl.flock(locked, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    bound = bind_unix(path)
+    assert len(waits) == 3
+    assert is_served(path)
+    bound.close()
 
 
 @ON_BOTH_LOOPS

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from proxy.wire import accept as accept_module
+from proxy.wire import listener as listener_module
 from proxy.wire import tls as tls_module
 from proxy.wire.endpoint import Endpoint
 from proxy.wire.listener import Listener, Timeouts
@@ -264,6 +268,100 @@ def test_a_file_made_readable_is_a_change(pki: Pki, caplog: pytest.LogCaptureFix
     assert server.context(200.0) is not first
 
 
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_change_for_which_there_was_no_descriptor_is_tried_again(
+    pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = pki.server(client_ca=pki.client_ca)
+    first = server.context(100.0)
+    pki.renew()
+    with no_descriptors():
+        assert [server.context(now) for now in (110.0, 120.0, 130.0)] == [first] * 3
+    (record,) = caplog.records
+    assert pki.cert in record.getMessage()
+    assert os.strerror(errno.EMFILE) in record.getMessage()
+    second = server.context(140.0)
+    assert second is not first
+    assert server.context(150.0) is second
+
+
+@pytest.mark.parametrize(
+    ("number", "tries"),
+    [
+        *[(number, 3) for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)],
+        *[(number, 1) for number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)],
+    ],
+)
+def test_what_may_pass_is_tried_again_and_told_once(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, tries: int
+) -> None:
+    server = pki.server()
+    first = server.context(100.0)
+    pki.renew()
+    tried = []
+
+    def load(self: ServerTls) -> ssl.SSLContext:
+        tried.append(1)
+        raise OSError(number, os.strerror(number), pki.key)
+
+    monkeypatch.setattr(ServerTls, "_load", load)
+    assert [server.context(now) for now in (110.0, 120.0, 130.0)] == [first] * 3
+    assert len(tried) == tries
+    assert len(caplog.records) == 1
+    pki.renew()
+    server.context(140.0)
+    assert len(caplog.records) == 2, "another change is told again"
+
+
+def test_what_openssl_may_not_open_has_a_name(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cert", "client_ca"):
+        path = getattr(pki, name)
+        monkeypatch.setattr(tls_module, "_check_readable", lambda path: None)
+        os.rename(path, f"{path}.away")
+        with pytest.raises(FileNotFoundError) as caught:
+            pki.server(client_ca=pki.client_ca)
+        assert caught.value.filename == path
+        os.rename(f"{path}.away", path)
+
+
+def instead(path: str, make: Callable[[str], None]) -> None:
+    """Make something else in a file's place."""
+    os.unlink(path)
+    make(path)
+
+
+def make_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, make_socket, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
+def test_what_is_no_file_stops_nobody(
+    pki: Pki, caplog: pytest.LogCaptureFixture, name: str, make: Callable[[str], None]
+) -> None:
+    server = pki.server(client_ca=pki.client_ca)
+    first = server.context(100.0)
+    path = getattr(pki, name)
+    instead(path, make)
+    assert [server.context(now) for now in (110.0, 120.0)] == [first] * 2
+    (record,) = caplog.records
+    assert path in record.getMessage()
+
+
 BAD: list[tuple[str, Callable[[Pki], object], str]] = [
     ("cert", lambda pki: os.unlink(pki.cert), "No such file"),
     ("key", lambda pki: os.unlink(pki.key), "No such file"),
@@ -275,6 +373,8 @@ BAD: list[tuple[str, Callable[[Pki], object], str]] = [
     ("key", lambda pki: replace(pki.key, b""), "no private key in PEM form"),
     ("key", lambda pki: replace(pki.key, Path(pki.cert).read_bytes()), "no private key in PEM form"),
     ("key", lambda pki: replace(pki.key, pki.issue()[1]), "is not the key of"),
+    ("key", lambda pki: instead(pki.key, os.mkfifo), "is no regular file"),
+    ("key", lambda pki: instead(pki.key, os.mkdir), "Is a directory"),
     ("key", lambda pki: replace(pki.key, encrypted(Path(pki.key).read_bytes())), "is encrypted"),
 ]
 
@@ -493,8 +593,36 @@ def test_when_descriptors_run_out_accepting_rests_and_goes_on(
 
 
 @ON_BOTH_LOOPS
+@pytest.mark.parametrize(
+    "number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EPERM]
+)
+def test_what_is_wrong_with_one_client_keeps_no_other_waiting(
+    loop: str, pki: Pki, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(accept_module, "REST_S", 60.0)
+    tries = []
+    real = socket.socket.accept
+
+    def accept(sock: socket.socket) -> object:
+        tries.append(1)
+        if len(tries) <= 3:
+            raise OSError(number, os.strerror(number))
+        return real(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+
+    async def main() -> None:
+        async with serving(at(pki.server())) as listener:
+            assert await asyncio.wait_for(is_let_in(listener, pki.client()), 5)
+
+    run(loop, main())
+    assert len(tries) > 3
+    assert not caplog.records
+
+
+@ON_BOTH_LOOPS
 def test_the_oldest_of_too_many_arrivals_makes_room(loop: str, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accept_module, "MOST_ARRIVALS", 5)
+    monkeypatch.setattr(listener_module, "MOST_ARRIVALS", 5)
 
     async def main() -> None:
         async with serving(at(pki.server())) as listener:

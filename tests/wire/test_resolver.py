@@ -130,6 +130,20 @@ async def test_one_who_stops_waiting_does_not_stop_the_lookup() -> None:
     assert service.asked == 1
 
 
+async def test_the_set_of_hosts_is_made_when_they_change_and_not_when_it_is_asked_for() -> None:
+    service = NameService("192.0.2.1", "2001:db8::1")
+    resolver, clock = clocked(service)
+    assert resolver.hosts == frozenset()
+    await hosts(resolver)
+    assert resolver.hosts == {"192.0.2.1", "2001:db8::1"}
+    assert resolver.hosts is resolver.hosts
+    service.answer = at("192.0.2.7")
+    clock.advance(FRESH_S)
+    await hosts(resolver)
+    assert resolver.hosts == {"192.0.2.7"}
+    assert Resolver("192.0.2.9").hosts == {"192.0.2.9"}
+
+
 async def test_while_the_answer_is_young_nobody_asks_and_nobody_waits() -> None:
     service = NameService("192.0.2.1")
     resolver, clock = clocked(service)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from proxy.core.errors import ProtocolError, ReadTimeout
-from proxy.wire.client import MAX_INFORMATIONAL
-from proxy.wire.pool import UpstreamTimeouts
-from tests.wire.origin import GET, OK_2, gone, origin
+from proxy.core.origin import Origin
+from proxy.wire.client import MAX_INFORMATIONAL, UpstreamConnection
+from proxy.wire.gate import ResponseHead
+from proxy.wire.pool import Pool, UpstreamTimeouts
+from proxy.wire.ticker import Ticker
+from tests.wire.origin import GET, OK_2, Answer, gone, origin
 
 pytestmark = pytest.mark.gen_test
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -164,6 +168,73 @@ async def test_an_answer_before_the_request_is_whole_ends_the_connection() -> No
         assert (await answer.outcome(), answer.status, answer.body) == ("end", 401, b"no")
         assert peer.pool.acquire() is None
         assert await peer.is_left()
+
+
+class Switching(Answer):
+    """A receiver that has asked for another protocol."""
+
+    switched = False
+
+    def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
+        self.switched = True
+
+
+async def last_words(data: bytes) -> tuple[Answer, str]:
+    """Let an origin answer and close with part of an upload unread, and write on before the loop has read that.
+
+    The answer as far as it was heard, and how it ended.
+    """
+    loop = asyncio.get_running_loop()
+    answer = Switching()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pool = Pool(Origin("127.0.0.1", server.getsockname()[1], False), Ticker(loop))
+        dialled: asyncio.Future[UpstreamConnection] = loop.create_future()
+        pool.dial(dialled.set_result, dialled.set_exception)
+        connection = await dialled
+        peer, _ = server.accept()
+        with peer:
+            connection.begin(answer, "POST")
+            connection.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n0123456789")
+            peer.sendall(data)
+        connection.write(b"0123456789")
+        outcome = await answer.outcome()
+        assert pool.acquire() is None
+        assert connection.is_closing
+        await pool.close()
+    return answer, outcome
+
+
+@pytest.mark.parametrize("data", [OK_2, b"HTTP/1.1 100 Continue\r\n\r\n" + OK_2, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
+async def test_an_answer_that_waits_behind_a_reset_is_heard(data: bytes) -> None:
+    answer, outcome = await last_words(data)
+    assert (outcome, answer.status, answer.body) == ("end", 200, b"ok")
+
+
+@pytest.mark.parametrize("data", [CLOSING + b"ok", CHUNKED + b"2\r\nok\r\n", OK_2[:-1], OK_2[:20], b""])
+async def test_what_waits_behind_a_reset_and_is_not_whole_is_an_error(data: bytes) -> None:
+    answer, outcome = await last_words(data)
+    assert outcome == "error"
+    assert type(answer.error) is ProtocolError
+    assert not answer.ended
+
+
+async def test_nobody_is_given_a_switched_connection_that_is_gone() -> None:
+    answer, outcome = await last_words(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nxx"
+    )
+    assert isinstance(answer, Switching)
+    assert (outcome, answer.switched) == ("error", False)
+
+
+async def test_a_connection_with_most_of_its_request_unsent_is_not_used_again() -> None:
+    async with origin() as peer:
+        answer = await peer.ask(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000), method="POST"
+        )
+        await peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+        assert (await answer.outcome(), answer.status, answer.body) == ("end", 401, b"no")
+        assert peer.pool.acquire() is None
+        assert answer.connection.is_closing
 
 
 async def test_an_abandoned_exchange_closes_at_once_and_tells_nobody() -> None:
