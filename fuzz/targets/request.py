@@ -133,7 +133,7 @@ class _App(HTTPServerConnectionDelegate):
 
 async def settled(connection: ServerConnection) -> None:
     """Let a long pipeline be worked off: only so many heads are read before the loop sees to others."""
-    while connection.is_reading_on:
+    while connection.is_reading_on:  # noqa: ASYNC110 - a round of the loop is what is waited for
         await asyncio.sleep(0)
 
 
