@@ -6,6 +6,7 @@ What goes up and what comes down is said by its two kinds: `proxy.gateway.openai
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from asyncio import Future
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from proxy.gateway.plane import DataPlane
 
 
-class ForwardingDelegate(AnsweringDelegate):
+class ForwardingDelegate(AnsweringDelegate, ABC):
     """An exchange that passes the chain and, if it may, goes upstream."""
 
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
@@ -137,9 +138,9 @@ class ForwardingDelegate(AnsweringDelegate):
 
     # forwarding
 
+    @abstractmethod
     def _send(self) -> Future[None] | None:
         """Every stage was passed: make the request that goes upstream, and `_start` it."""
-        raise NotImplementedError
 
     def _start(self, head: bytes, body: bytes | None, *, chunked: bool = False) -> Future[None] | None:
         """Send a head upstream, and with it the body if it is held."""
@@ -161,17 +162,17 @@ class ForwardingDelegate(AnsweringDelegate):
         """101: another protocol."""
         raise ResponseError("a 101 that nobody asked for")
 
+    @abstractmethod
     def on_answer_headers(self, head: ResponseHead) -> bool:
         """The upstream answers. True = its body is wanted as it stands on the wire."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_answer_data(self, data: bytes) -> None:
         """The next bytes of the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_answer_end(self) -> None:
         """The answer is whole."""
-        raise NotImplementedError
 
     def on_answer_error(self, error: UpstreamError) -> None:
         """The upstream failed: say so if nothing is out yet, else let the cut be seen as a cut."""

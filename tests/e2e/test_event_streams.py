@@ -40,10 +40,10 @@ def cut(*pieces: bytes, how: str = "reset") -> Script:
     return script
 
 
-async def read_all(port: int, target: str = "/v1/chat/completions") -> tuple[bytes, bool]:
+async def read_all(port: int, target: str = "/v1/chat/completions", body: bytes = b"{}") -> tuple[bytes, bool]:
     """What comes of a chunked answer's payload, and whether it ended cleanly."""
     client = await RawClient.connect(port)
-    await client.send(request(target))
+    await client.send(request(target, body=body))
     await client.head()
     payload = b""
     try:

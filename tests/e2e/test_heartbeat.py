@@ -22,7 +22,8 @@ from tests.support.upstream import FakeUpstream, Received, Script, Wire, answer_
 pytestmark = [pytest.mark.gen_test(timeout=30), pytest.mark.wire_only]
 COMMENT = b": still here\n\n"
 BEATING = {"upstream": {"heartbeat_s": 1.0}}
-ASKING = request(body=b'{"model": "m", "stream": true}')
+STREAM = b'{"model": "m", "stream": true}'
+ASKING = request(body=STREAM)
 SILENT_S = 2.6  # room for two comments, and not for three
 
 
@@ -136,7 +137,7 @@ async def test_a_refusal_that_comes_late_is_an_event(upstream: FakeUpstream) -> 
     head = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: %d\r\n\r\n" % len(body)
     upstream.script = late(head + body, first_s=1.5)
     async with gateway(upstream.base_url, stages=BEATING) as worker:
-        payload, is_clean = await read_all_of(worker.listener.port)
+        payload, is_clean = await read_all(worker.listener.port, body=STREAM)
         assert is_clean
         assert payload.startswith(COMMENT)
         assert json.loads(payload.removeprefix(COMMENT).removeprefix(b"data: ")) == {"error": error}
@@ -160,27 +161,12 @@ async def test_a_failure_that_comes_late_is_an_event_and_a_cut(upstream: FakeUps
 
     upstream.script = script
     async with gateway(upstream.base_url, stages=BEATING) as worker:
-        for payload, is_clean in await asyncio.gather(*[read_all_of(worker.listener.port) for _ in answers]):
+        for payload, is_clean in await asyncio.gather(
+            *[read_all(worker.listener.port, body=STREAM) for _ in answers]
+        ):
             assert not is_clean
             event = json.loads(payload.removeprefix(COMMENT).removeprefix(b"data: "))
             assert event["error"]["code"] == "upstream_protocol_error"
-
-
-async def read_all_of(port: int) -> tuple[bytes, bool]:
-    """The payload of the answer to a request for a stream, and whether it ended cleanly."""
-    client = await RawClient.connect(port)
-    await client.send(ASKING)
-    await client.head()
-    payload = b""
-    try:
-        while size := int(await client.reader.readuntil(b"\r\n"), 16):
-            payload += (await client.reader.readexactly(size + 2))[:-2]
-        await client.reader.readexactly(2)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return payload, False
-    finally:
-        client.close()
-    return payload, True
 
 
 async def test_the_sdk_reads_a_stream_with_comments(upstream: FakeUpstream) -> None:
@@ -229,7 +215,7 @@ async def test_a_late_stream_that_is_packed_all_the_same_ends_with_an_error(upst
         SSE.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + chunk(packed) + b"0\r\n\r\n", first_s=1.5
     )
     async with gateway(upstream.base_url, stages=BEATING) as worker:
-        payload, is_clean = await read_all_of(worker.listener.port)
+        payload, is_clean = await read_all(worker.listener.port, body=STREAM)
     event = json.loads(payload.removeprefix(COMMENT).removeprefix(b"data: "))
     assert (event["error"]["code"], is_clean) == ("upstream_protocol_error", False)
 
