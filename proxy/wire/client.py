@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from proxy.wire.pool import Pool
 
+READ_AT_ONCE = 65_536
+"""Bytes of an answer taken in one go: what a slow client has not taken of them has to be kept."""
+_BUFFER = bytearray(READ_AT_ONCE)
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
 
@@ -54,7 +57,7 @@ class Receiver(Protocol):
         ...
 
 
-class UpstreamConnection(Connection):
+class UpstreamConnection(Connection, asyncio.BufferedProtocol):
     """One connection to an origin; carries one request at a time."""
 
     def __init__(self, pool: Pool) -> None:
@@ -80,6 +83,14 @@ class UpstreamConnection(Connection):
         super().connection_made(transport)
         self._unread = _watch_unread(self._socket)
         self._pool.opened(self)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the next bytes go: one place for all connections, since each empties it at once."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take as many bytes out of it as have come."""
+        self.data_received(bytes(memoryview(_BUFFER)[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of an answer."""

@@ -23,7 +23,7 @@ _NO_BYTES = bytes(4)  # a C int
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BaseProtocol):
     """One TCP connection. ``deadline_s`` is on the loop's clock; the `Ticker` looks at it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

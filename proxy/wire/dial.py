@@ -34,7 +34,7 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILU
 async def dial(
     resolver: Resolver,
     port: int,
-    protocol_for: Callable[[str], asyncio.Protocol],
+    protocol_for: Callable[[str], asyncio.BaseProtocol],
     *,
     tls: ssl.SSLContext | None,
     timeout_s: float,
@@ -71,7 +71,7 @@ class _Attempt:
         self.tried: set[str] = set()
         self.won = ""
 
-    async def run(self, protocol_for: Callable[[str], asyncio.Protocol], timeout_s: float) -> None:
+    async def run(self, protocol_for: Callable[[str], asyncio.BaseProtocol], timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         addresses = await self._resolver.addresses()
         self._doing = "the connection"

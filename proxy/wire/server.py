@@ -39,7 +39,7 @@ HEAD_SLICE = 8192
 """Bytes looked at in search of heads at a time: what is behind a head is copied for each."""
 
 
-class ServerConnection(Connection):
+class ServerConnection(Connection, asyncio.Protocol):
     """One connection from downstream."""
 
     def __init__(self, listener: Listener) -> None:

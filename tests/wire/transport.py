@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
+
+
+class Fed(Protocol):
+    """A protocol that takes bytes; asyncio has two kinds of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
 
 
 class MockTransport(asyncio.Transport):
@@ -12,7 +21,7 @@ class MockTransport(asyncio.Transport):
     ``unsent`` = the other side takes nothing: `close` then waits, as a real transport flushes first.
     """
 
-    def __init__(self, protocol: asyncio.Protocol) -> None:
+    def __init__(self, protocol: Fed) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
@@ -63,6 +72,7 @@ class MockTransport(asyncio.Transport):
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
+        assert isinstance(self._protocol, asyncio.BaseProtocol)
         return self._protocol
 
     def is_closing(self) -> bool:
