@@ -7,7 +7,7 @@ import os
 import select
 from asyncio import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
 from proxy.core.sse import EventWatch
@@ -16,6 +16,7 @@ from proxy.wire.connection import NEVER, Connection
 from proxy.wire.framing import BodyReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser
+from proxy.wire.receiver import Receiver
 
 if TYPE_CHECKING:
     import socket
@@ -27,34 +28,6 @@ READ_AT_ONCE = 65_536
 _BUFFER = bytearray(READ_AT_ONCE)
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
-
-
-class Receiver(Protocol):
-    """Takes one answer. After `on_upstream_end` or `on_upstream_error` nothing more comes."""
-
-    def on_upstream_informational(self, head: ResponseHead) -> None:
-        """A 1xx answer before the real one (RFC 9110 section 15.2)."""
-        ...
-
-    def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
-        """101: the connection, with its first bytes, is the receiver's. Raises ResponseError if it did not ask."""
-        ...
-
-    def on_upstream_headers(self, head: ResponseHead) -> bool:
-        """The head is in. True = give the body as it stands on the wire, framing included."""
-        ...
-
-    def on_upstream_data(self, data: bytes) -> None:
-        """The next bytes of the body."""
-        ...
-
-    def on_upstream_end(self) -> None:
-        """The answer is whole."""
-        ...
-
-    def on_upstream_error(self, error: UpstreamError) -> None:
-        """There will be no (whole) answer."""
-        ...
 
 
 class UpstreamConnection(Connection, asyncio.BufferedProtocol):

@@ -32,6 +32,7 @@ BANNED_NAMES = {
 TESTED_TOGETHER: list[tuple[str, str, str]] = [
     ("core/test_chain.py", "a stage does nothing by itself: the chain decides what runs", "core/stage"),
     ("core/test_reply_and_errors.py", "a failure is told to the caller as a reply", "core/reply core/errors"),
+    ("wire/origin.py", "an interface: what the tests of upstream connections implement", "wire/receiver"),
     ("limits/contract.py", "an interface: the suite that every store must pass", "limits/store"),
     ("stages/test_shelf.py", "the fields all stages have, tested on all of them", "stages/model"),
     ("gateway/test_access_log_line.py", "the line is what can go wrong", "gateway/access_log"),
