@@ -14,7 +14,7 @@ COPY config config/
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 # The environment has no pip of its own: nothing in the running container is to install anything.
 RUN python -m venv --without-pip /opt/sluice \
- && python -m pip --python /opt/sluice/bin/python install --no-cache-dir --only-binary :all: /wheels/*.whl
+ && python -m pip --python /opt/sluice/bin/python install --no-cache-dir --only-binary :all: "$(echo /wheels/*.whl)[redis]"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="Sluice" \

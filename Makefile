@@ -1,5 +1,6 @@
 # What a fresh machine needs: Python 3.11 or newer with venv, and make. Everything else comes from the package index
-# into .venv; `make bench` installs nginx through apt if it is missing.
+# into .venv; what `make test`, `make soak` and `make bench` need besides (redis-server, haproxy, nginx) is installed
+# through apt if it is missing.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all coverage lint format bench soak fuzz corpora clean
+.PHONY: help run demo test test-all programs coverage lint format bench soak fuzz corpora clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
@@ -30,11 +31,15 @@ run: $(VENV)/installed ## Serve config/sluice.yaml on port 5000
 demo: $(VENV)/installed ## Show what it does, without a key and without a network
 	$(BIN)/python -m demo
 
-test: $(VENV)/installed-all ## Run the tests
+test: $(VENV)/installed-all programs ## Run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not long'
 
-test-all: $(VENV)/installed-all ## Run the tests, and the long ones
+test-all: $(VENV)/installed-all programs ## Run the tests, and the long ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Real servers that tests run against, each its own: Redis, and the balancer of docker-compose.yml.
+programs: $(VENV)/installed
+	@$(BIN)/python -m bench.install redis-server haproxy
 
 coverage: $(VENV)/installed-all ## Check that core, stages and settings are covered by their own tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --cov=proxy.core --cov=proxy.stages --cov=proxy.settings \
@@ -58,7 +63,8 @@ format: $(VENV)/installed-all ## Bring the code into shape
 bench: $(VENV)/installed ## Measure CPU time beside nginx; BENCH=--quick for a rough figure
 	$(BIN)/python -m bench $(BENCH)
 
-soak: $(VENV)/installed-all ## Measure what holds under faults in great numbers; SOAK=--quick for a rough look
+soak: $(VENV)/installed-all programs ## Measure what holds under faults in great numbers; SOAK=--quick for a rough look
+	-@$(BIN)/python -m bench.install faketime
 	$(BIN)/python -m soak $(SOAK)
 
 fuzz: $(VENV)/installed-all ## Try inputs nobody would send, a minute each; FUZZ="--seconds 600" for more

@@ -1,10 +1,11 @@
-"""Programs of other projects that the bench needs, from Debian's packages."""
+"""Programs of other projects that tests and bench need, as Debian packages: ``python -m bench.install NAME ...``."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
@@ -38,3 +39,7 @@ def apt_prefix() -> list[str] | None:
     if os.geteuid() == 0:
         return []
     return ["sudo", "-n"] if shutil.which("sudo") else None
+
+
+if __name__ == "__main__":
+    ensure(sys.argv[1:])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.core.headers import Headers
 
 if TYPE_CHECKING:
+    from proxy.core.rate import Admission
     from proxy.core.reply import Reply
 
 
@@ -44,6 +45,7 @@ class Exchange:
         "first_byte_s",
         "forwarded_chain",
         "headers",
+        "limited",
         "method",
         "model",
         "peer_ip",
@@ -99,6 +101,8 @@ class Exchange:
         self.credential: str | None = None
         self.credential_source: str | None = None  # "client", "server", or None: no key stage ran
         self.authorization: bytes | None = None  # replaces what the client sent; None = as it came
+        # the limit stages: what each was granted or refused, by the stage's name
+        self.limited: dict[str, Admission] | None = None
         # the forwarder
         self.upstream_sent = UpstreamSent.NO
         self.status = 0

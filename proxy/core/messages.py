@@ -41,6 +41,7 @@ LIMIT_PER_HOUR = Message(
 LIMIT_PER_DAY = Message(
     "At most {count} request per day is allowed.", "At most {count} requests per day are allowed."
 )
+LIMITS_UNAVAILABLE = Message("The gateway cannot check its limits at the moment. Try again in a moment.")
 TRY_AGAIN = Message("Try again in {count} second.", "Try again in {count} seconds.")
 
 KEY_MISSING = Message(

