@@ -42,9 +42,9 @@ def parse_stat(text: str) -> Stat:
     return Stat(pid, int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
 
-def parse_rss(status: str) -> int:
-    """The resident bytes in the text of ``/proc/PID/status``."""
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+def parse_rss(status: str, name: str = "VmRSS") -> int:
+    """The resident bytes in the text of ``/proc/PID/status``; ``Pss`` for those in ``/proc/PID/smaps_rollup``."""
+    line = next(line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
@@ -89,8 +89,8 @@ class Process:
         return family(self._popen.pid, _stats())
 
     def rss_bytes(self) -> int:
-        """The resident memory of the family, in bytes; pages they share count for each."""
-        return sum(parse_rss((_PROC / str(stat.pid) / "status").read_text()) for stat in self.family)
+        """The resident memory of the family, in bytes; of a page that n of them share each has the nth part."""
+        return sum(parse_rss((_PROC / str(stat.pid) / "smaps_rollup").read_text(), "Pss") for stat in self.family)
 
     def check(self) -> None:
         """Raises RuntimeError with what it said if it has ended."""

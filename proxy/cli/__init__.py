@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from proxy import __version__
-from proxy.cli import chat, check, config, explain, healthcheck, mock, serve
+from proxy.cli import chat, check, config, explain, healthcheck, limits, mock, serve
 from proxy.settings import ConfigError, process_environ
 
-COMMANDS = (serve, check, explain, config, chat, mock, healthcheck)
+COMMANDS = (serve, check, explain, config, chat, mock, limits, healthcheck)
 
 EX_CONFIG = 78
 """Exit status for a bad configuration (<sysexits.h>): starting again will not help."""

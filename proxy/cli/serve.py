@@ -8,11 +8,9 @@ import sys
 from collections.abc import Mapping
 from types import TracebackType
 
-from proxy.admin.application import AdminServer
 from proxy.cli.options import add_config_options, load_from
-from proxy.gateway.worker import Worker, run_worker
-from proxy.settings import Loaded
-from proxy.settings.problems import show
+from proxy.settings import ConfigError, Loaded
+from proxy.settings.problems import Problem, show
 
 log = logging.getLogger("sluice")
 
@@ -30,17 +28,24 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT. 0 = drained, 69 = a port is not to be had, 78 = bad configuration."""
     loaded = load_from(args, environ)
-    settings = loaded.settings
-    _log_to_stderr(settings.log_level)
+    can_fork = sys.platform == "linux"
+    check_workers(loaded, can_fork=can_fork)
+    _log_to_stderr(loaded.settings.log_level)
     announce(loaded)
+    if can_fork:
+        from proxy.supervisor.supervisor import Supervisor
 
-    def start_admin(worker: Worker) -> None:
-        if settings.admin.enabled:
-            admin = AdminServer(settings.admin.host, settings.admin.port, is_ready=lambda: worker.plane.is_ready)
-            worker.at_close(admin.stop)
-            log.info("admin on http://%s:%d", settings.admin.host, admin.port)
+        return Supervisor(loaded.settings, environ).run()
+    from proxy.supervisor.alone import serve_alone
 
-    return run_worker(settings, start_admin)
+    return serve_alone(loaded.settings, environ)
+
+
+def check_workers(loaded: Loaded, *, can_fork: bool) -> None:
+    """Raises ConfigError for several workers on a system that has no way to give them one port."""
+    if not can_fork and loaded.settings.workers not in (1, "auto"):
+        origin = loaded.origins["workers"]
+        raise ConfigError([Problem(origin, "workers", "several workers need Linux", "leave it out, or set it to 1")])
 
 
 def announce(loaded: Loaded) -> None:

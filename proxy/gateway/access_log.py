@@ -7,6 +7,7 @@ A reader that stops reading costs lines, which are counted, and never a request.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -216,3 +217,21 @@ class AccessLog:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
                 select.select([], [self._fd], [])
+
+
+class TurnsLog(AccessLog):
+    """An access log that several processes write to one pipe, which would mix what is longer than 4 KiB (pipe(7)).
+
+    They take turns by locking ``lock``, a file of no other use; the kernel unlocks it when its holder dies.
+    """
+
+    def __init__(self, fd: int, call_later: Callable[[float, Callable[[], None]], object], lock: int) -> None:
+        self._lock = lock
+        super().__init__(fd, call_later)
+
+    def _write(self, batch: bytes) -> None:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            super()._write(batch)
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)

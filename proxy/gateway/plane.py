@@ -30,13 +30,13 @@ from proxy.gateway.chat_contract import Defaults
 from proxy.gateway.downstream import Downstream, stock_downstream
 from proxy.gateway.envelope import JSON_TYPE, chat_error, openai_error, refusal_of
 from proxy.gateway.hidden_clients import HIDDEN_CLIENTS_AFTER, HiddenClients
+from proxy.gateway.limit_store import open_store
 from proxy.gateway.local import HealthDelegate, NowhereDelegate
 from proxy.gateway.openai_api import ApiDelegate
 from proxy.gateway.overload import BusyDelegate
 from proxy.gateway.routes import Destination, Routes, speaks_openai
 from proxy.gateway.simple_chat import ChatDelegate
-from proxy.limits.memory import MemoryStore
-from proxy.limits.store import Clock
+from proxy.limits.store import Clock, LimitStore
 from proxy.stages import Services, build
 from proxy.stages.upstream import Upstream
 from proxy.wire.client_tls import client_context
@@ -56,16 +56,17 @@ class DataPlane(HTTPServerConnectionDelegate):
     """
 
     def __init__(
-        self, settings: Settings, access_log: AccessLog | None = None, clock: Clock = time.monotonic
+        self,
+        settings: Settings,
+        access_log: AccessLog | None = None,
+        clock: Clock = time.monotonic,
+        store: LimitStore | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.access_log = access_log
-        services = Services(
-            clock=clock,
-            open_store=lambda name, max_subjects: MemoryStore(clock, max_subjects),
-            hop_id=os.urandom(8).hex().encode("ascii"),
-        )
+        self.store = open_store(settings, clock) if store is None else store
+        services = Services(clock=clock, store=self.store, hop_id=os.urandom(8).hex().encode("ascii"))
         self.chain = Chain(build(name, settings.stages[name], services) for name in settings.chain)
         upstream = self.chain.stages[-1]
         assert isinstance(upstream, Upstream)
@@ -131,6 +132,11 @@ class DataPlane(HTTPServerConnectionDelegate):
             started_s=self.clock(),
             forwarded_chain=forwarded,
         )
+
+    @property
+    def begun(self) -> int:
+        """Requests that were given an id so far."""
+        return self._sequence
 
     @property
     def in_flight(self) -> int:
@@ -225,6 +231,7 @@ class DataPlane(HTTPServerConnectionDelegate):
         """Let go of every connection upstream. Running exchanges are cut."""
         if self._pool is not None:
             await self._pool.close()
+        await self.store.close()
         if self._ticker is not None:
             self._ticker.close()
 

@@ -6,18 +6,25 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.gateway.access_log import AccessLog
+from proxy.core.figure import Figure
+from proxy.gateway.access_log import AccessLog, TurnsLog
+from proxy.gateway.channel import Handler
+from proxy.gateway.limit_questions import LimitQuestions
+from proxy.gateway.limit_store import SharedLimits, SharedPlace, open_place, open_store
+from proxy.gateway.open_files import open_file_limit, room_for_clients
 from proxy.gateway.overload import MemoryGuard, Surplus
 from proxy.gateway.plane import DataPlane
 from proxy.wire.endpoint import Endpoint
-from proxy.wire.listener import MAX_SURPLUS, Listener, Timeouts
+from proxy.wire.listener import Listener, Timeouts
 from proxy.wire.tls import ServerTls
 
 if TYPE_CHECKING:
@@ -30,8 +37,6 @@ EX_UNAVAILABLE = 69
 """Exit status for a port that is not to be had (<sysexits.h>)."""
 EX_CUT = 1
 """Exit status of a gateway that had to cut exchanges to stop."""
-RESERVED_FILES = 64
-"""Open files that are no connections: listeners, logs, libraries."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -41,26 +46,6 @@ def new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def open_file_limit() -> int:
-    """How many files this process may have open, once it has raised its own limit as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def room_for_clients(files: int) -> tuple[int, int]:
-    """How many clients so many open files are enough for, and how many more that are only told there is no room.
-
-    Each one that is served may need a second file, for its connection upstream.
-    """
-    reserved = min(RESERVED_FILES, files // 4)
-    surplus = min(MAX_SURPLUS, files // 8)
-    return max((files - reserved - surplus) // 2, 1), surplus
 
 
 def calm_collector() -> None:
@@ -87,18 +72,53 @@ def endpoint_of(listen: Listen) -> Endpoint:
     )
 
 
-class Worker:
-    """Serves one configuration until it is told to stop."""
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """How to leave: accept for ``delay_s`` more, then give what is under way ``timeout_s``.
 
-    def __init__(self, settings: Settings) -> None:
+    ``is_replaced``: another worker has the port already, so nobody needs to hear that this one is not ready.
+    """
+
+    delay_s: float
+    timeout_s: float
+    is_replaced: bool = False
+
+
+class Worker:
+    """Serves one configuration until it is told to stop.
+
+    ``log_lock`` is the file (`TurnsLog`) for workers that share their standard output. ``place`` is what they share
+    for their limits, and one of them, the ``is_keeper``, sweeps and saves it. Raises OSError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log_lock: int | None = None,
+        place: SharedPlace | None = None,
+        *,
+        is_keeper: bool = True,
+    ) -> None:
         self._settings = settings
+        self._own_place = open_place(settings) if place is None else None
+        place = place or self._own_place
+        self._limits = None if place is None else SharedLimits(place, time.monotonic, is_keeper=is_keeper)
+        self._is_keeper = is_keeper
+        self._last_told: list[Figure] = []
+        self._log_lock = log_lock
         self._loop = asyncio.get_running_loop()
-        self._stop: asyncio.Future[None] = self._loop.create_future()
+        self._stop: asyncio.Future[Leave] = self._loop.create_future()
+        self._go_on: asyncio.Future[None] = self._loop.create_future()
         self._stop_now: asyncio.Future[None] = self._loop.create_future()
+        self.questions: dict[str, Handler] = {}
         self._is_stopping = False
         self._at_close: list[Callable[[], None]] = []
         self._access_log = self._open_access_log()
-        self.plane = DataPlane(settings, self._access_log)
+        store = open_store(settings, time.monotonic, None if self._limits is None else self._limits.store)
+        self.plane = DataPlane(settings, self._access_log, store=store)
+        asked = LimitQuestions(self.plane.chain, store)
+        self.on_question("limits.show", asked.show)
+        self.on_question("limits.reset", asked.reset)
         downstream = settings.downstream
         connections, surplus = room_for_clients(open_file_limit())
         self.listener = Listener(
@@ -131,22 +151,44 @@ class Worker:
         config = self._settings.access_log
         if not config.enabled:
             return None
+        if config.path == "-" and self._log_lock is not None:
+            return TurnsLog(sys.stdout.fileno(), self._loop.call_later, self._log_lock)
         if config.path == "-":
             return AccessLog(sys.stdout.fileno(), self._loop.call_later)
         # O_APPEND: rotation by copy-and-truncate works, and so do several gateways with one file.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         return AccessLog(os.open(config.path, flags, 0o640), self._loop.call_later)
 
-    async def start(self) -> None:
-        """Bind and accept. Raises OSError if the address cannot be had."""
-        for listen in self._settings.listeners:
+    async def start(self, sockets: Sequence[Sequence[socket.socket]] | None = None) -> None:
+        """Accept on ``sockets``, those of each listener of the settings; without them, bind and say so.
+
+        Raises OSError if an address cannot be had, or a listener's TLS files cannot be used.
+        """
+        await self.plane.store.open()
+        for number, listen in enumerate(self._settings.listeners):
             try:
-                await self.listener.listen(endpoint_of(listen))
+                if sockets is None:
+                    await self.listener.listen(endpoint_of(listen))
+                else:
+                    endpoint = endpoint_of(listen)
+                    for sock in sockets[number]:
+                        await self.listener.listen_on(sock, endpoint)
             except OSError as error:
                 error.filename = error.filename or f"{listen.place} (listen)"
                 raise
-        for url in self.listener.urls:
-            log.info("listening on %s, forwarding to %s", url, self.plane.upstream.config.base_url)
+        if self._limits is not None:
+            self._limits.start(self._loop)
+        if sockets is None:
+            say_listening(self.listener.urls, self.plane.upstream.config.base_url)
+
+    def on_question(self, name: str, handler: Handler) -> None:
+        """Have questions of this name answered that come from outside the data plane: the admin plane's."""
+        self.questions[name] = handler
+
+    def store_figures(self) -> list[Figure]:
+        """What the limit store counts. Of what several workers share one of them tells the size."""
+        told = self._last_told or self.plane.store.figures()
+        return told if self._is_keeper else [figure for figure in told if figure[1] == "counter"]
 
     def at_close(self, callback: Callable[[], None]) -> None:
         """Call this when everything ends."""
@@ -155,23 +197,44 @@ class Worker:
     def stop(self) -> None:
         """End soon: the first call drains, a second one ends now."""
         if not self._stop.done():
-            self._stop.set_result(None)
-        elif not self._stop_now.done():
-            log.warning("stopping now")
-            self._stop_now.set_result(None)
-            self.listener.abort()
+            drain = self._settings.drain
+            self.leave(Leave(drain.delay_s, drain.timeout_s))
+        else:
+            self.stop_now()
 
-    async def run(self) -> bool:
-        """Serve until `stop`, then drain; False if exchanges had to be cut."""
-        await self._stop
-        drain = self._settings.drain
+    def leave(self, how: Leave) -> None:
+        """Drain. Only the first call counts; a later one with no delay ends the first one's."""
+        if not self._stop.done():
+            self._stop.set_result(how)
+        elif not how.delay_s and not self._go_on.done():
+            self._go_on.set_result(None)
+
+    def stop_now(self) -> None:
+        """End now, whatever is under way."""
+        if self._stop_now.done():
+            return
+        log.warning("stopping now")
+        self._stop_now.set_result(None)
+        self.leave(Leave(0, 0))
+        self.listener.abort()
+
+    def stand_aside(self) -> None:
+        """Say that this gateway is not ready any more, and have connections end with their request."""
         self.plane.is_ready = False
         self.listener.is_shedding = self._is_stopping = True
-        if drain.delay_s:
-            log.info("not ready any more; accepting for another %g second(s)", drain.delay_s)
-            await asyncio.wait([self._stop_now], timeout=drain.delay_s)
+
+    async def run(self) -> bool:
+        """Serve until told to leave, then drain; False if exchanges had to be cut."""
+        how = await self._stop
+        if not how.is_replaced:
+            self.stand_aside()
+        if how.delay_s:
+            log.info("not ready any more; accepting for another %g second(s)", how.delay_s)
+            await asyncio.wait(
+                [self._stop_now, self._go_on], timeout=how.delay_s, return_when=asyncio.FIRST_COMPLETED
+            )
         log.info("draining %d connection(s)", len(self.listener))
-        all_ended = await self.listener.drain(0 if self._stop_now.done() else drain.timeout_s)
+        all_ended = await self.listener.drain(0 if self._stop_now.done() else how.timeout_s)
         if not all_ended:
             log.warning("some exchanges were cut: they had not ended within drain.timeout_s, or a signal said now")
         await self.close()
@@ -182,9 +245,25 @@ class Worker:
         for callback in self._at_close:
             callback()
         await self.listener.close()
+        if self._limits is not None:
+            self._limits.close()
+        self._last_told = self.plane.store.figures()
         await self.plane.close()
+        if self._own_place is not None:
+            self._own_place.close()
         if self._access_log is not None:
             self._access_log.close()
+
+
+def say_listening(urls: Sequence[str], base_url: str) -> None:
+    """Tell where clients reach the gateway, once somebody accepts there."""
+    for url in urls:
+        log.info("listening on %s, forwarding to %s", url, base_url)
+
+
+def say_unusable(error: OSError) -> None:
+    """Tell why the gateway cannot start."""
+    log.error("cannot use %s: %s", error.filename or "the network", error.strerror or error)
 
 
 def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
@@ -202,7 +281,7 @@ def run_worker(settings: Settings, on_start: Callable[[Worker], None]) -> int:
             await worker.start()
             calm_collector()
         except OSError as error:
-            log.error("cannot use %s: %s", error.filename or "the network", error.strerror or error)
+            say_unusable(error)
             if worker is not None:
                 await worker.close()
             return EX_UNAVAILABLE

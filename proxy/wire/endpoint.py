@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ KEEP_ALIVE_PROBES = 3
 """A client that vanished without a word is noticed after 30 + 3 x 10 seconds, if nothing is being sent to it."""
 OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What the kernel says when it has no descriptor or no memory left: a state of this machine, which passes."""
+_Found = Sequence[tuple[int, int, int, str, tuple[object, ...]]]
 LOCK_TRIES = 20
 LOCK_EVERY_S = 0.05
 
@@ -100,37 +101,72 @@ async def bind(endpoint: Endpoint) -> Bound:
     found = await asyncio.get_running_loop().getaddrinfo(
         endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    sockets: list[socket.socket] = []
+    return _bind_rows(found, 1)[0]
+
+
+def bind_slots(endpoint: Endpoint, slots: int) -> list[Bound]:
+    """Bind an endpoint once for each of so many processes that share its port; blocks while a name is looked up.
+
+    The kernel spreads new connections over the processes (SO_REUSEPORT, socket(7)); where ``port`` is 0 the first
+    socket decides. A unix socket cannot be had several times: then there is one `Bound`, for all of them. Raises
+    OSError as `bind` does, also if another process, even one of ours, has the port.
+    """
+    if endpoint.unix is not None:
+        return [bind_unix(endpoint.unix, endpoint.mode)]
+    return _bind_rows(
+        socket.getaddrinfo(endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE),
+        slots,
+    )
+
+
+def _bind_rows(found: _Found, rows: int) -> list[Bound]:
+    """So many times one socket for each address that was found."""
+    sockets: list[list[socket.socket]] = [[] for _ in range(rows)]
     failed: OSError | None = None
     try:
         for family, _, _, _, address in dict.fromkeys(found):
             try:
-                sockets.append(_bind_tcp(family, address))
+                name = _free_name(family, address) if rows > 1 else address
+                for row in sockets:
+                    row.append(_bind_tcp(family, name, is_shared=rows > 1))
             except OSError as error:
                 # A name may stand for ::1 on a machine without IPv6: one address that is there is enough.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
                 failed = error
-        if failed is not None and not sockets:
+        if failed is not None and not sockets[0]:
             raise failed
     except BaseException:
-        for sock in sockets:
-            sock.close()
+        for row in sockets:
+            for sock in row:
+                sock.close()
         raise
-    return Bound(tuple(sockets))
+    return [Bound(tuple(row)) for row in sockets]
 
 
-def _bind_tcp(family: int, address: tuple[object, ...]) -> socket.socket:
+def _free_name(family: int, address: tuple[object, ...]) -> tuple[object, ...]:
+    """The address with its port, if nobody has it: SO_REUSEPORT would let us in beside another gateway."""
+    with _bind_tcp(family, address, listens=False) as probe:
+        name: tuple[object, ...] = probe.getsockname()
+        return name
+
+
+def _bind_tcp(
+    family: int, address: tuple[object, ...], *, is_shared: bool = False, listens: bool = True
+) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
             # Elsewhere the option would let two processes share a port without knowing of each other.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         keep_alive(sock)
         sock.bind(address)
-        sock.listen(BACKLOG)
+        if listens:
+            sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,11 @@ MOST_ARRIVALS = 4096
 """Connections that may be short of HTTP at once, whatever the cap; then the oldest makes room for the next."""
 CUT_S = 1.0
 """How long clients may take to hear that their exchange is cut at the end of a drain."""
+LAST_CHANCE_S = 0.7
+"""How long, in a drain, a client that has connected may take to say its first request."""
+_LOOK_EVERY_S = 0.02
+_ROUNDS_OF_ACCEPTING = 5
+"""Rounds of the loop in which what it has accepted already becomes a connection of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +139,6 @@ class Listener:
         self._files.clear()
         for server, _ in self._servers:
             server.close()
-        for arrival in tuple(self._arrivals):
-            arrival.close()
 
     def _bound(self) -> list[tuple[Any, Endpoint]]:
         return [(sock.getsockname(), endpoint) for server, endpoint in self._servers for sock in server.sockets]
@@ -217,10 +222,15 @@ class Listener:
         """Accept no more, let running exchanges end; True if all did in time, else the rest is cut."""
         self.is_draining = True
         self._stop_accepting()
+        end_s = self.loop.time() + timeout_s
+        if timeout_s:
+            await self._give_last_chance(min(timeout_s, LAST_CHANCE_S))
         for connection in tuple(self._connections):
             if connection.is_idle:
                 connection.close()
-        await self._emptied(timeout_s)
+        for arrival in tuple(self._arrivals):
+            arrival.close()
+        await self._emptied(max(end_s - self.loop.time(), 0))
         for connection in tuple(self._connections):
             if connection.is_under_way:
                 self._was_cut = True
@@ -231,6 +241,32 @@ class Listener:
         await asyncio.sleep(0)
         return not self._was_cut
 
+    async def _give_last_chance(self, timeout_s: float) -> None:
+        """Close what is idle, but let those who got in say what they came for.
+
+        Whoever was accepted a moment ago would otherwise see a reset in place of an answer, though the port was
+        never closed: another worker may have it.
+        """
+        for _ in range(_ROUNDS_OF_ACCEPTING):
+            await asyncio.sleep(0)
+        looks = int(timeout_s / _LOOK_EVERY_S)
+        for _ in range(looks):
+            if not self._close_idle():
+                break
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _close_idle(self) -> bool:
+        """Close who has had an answer and asks for nothing; True if somebody has yet to say the first request."""
+        is_awaited = bool(self._arrivals)
+        for connection in tuple(self._connections):
+            if connection.is_idle and not connection.is_closing:
+                # A first request has no body that has ended yet.
+                if not connection.body.has_ended or _has_unread(connection):
+                    is_awaited = True
+                else:
+                    connection.close()
+        return is_awaited
+
     async def _emptied(self, timeout_s: float) -> None:
         """Wait until no connection is left, or for so long."""
         if self._connections:
@@ -239,6 +275,8 @@ class Listener:
 
     def abort(self) -> None:
         """Cut every connection, now."""
+        for arrival in tuple(self._arrivals):
+            arrival.close()
         for connection in tuple(self._connections):
             self._was_cut = self._was_cut or connection.is_under_way
             connection.abort()
@@ -252,3 +290,15 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"<Listener {self.urls} [{len(self)} connections]>"
+
+
+def _has_unread(connection: ServerConnection) -> bool:
+    """Whether bytes of the client wait in the kernel (FIONREAD, ioctl_tty(2)): read, they may be a request."""
+    sock = connection._socket
+    if sock is None:
+        return False
+    try:
+        waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
+    except OSError:
+        return False
+    return any(waiting)

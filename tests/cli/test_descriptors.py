@@ -78,7 +78,7 @@ async def is_calm(pid: int) -> None:
 async def test_more_clients_than_files(io_loop: IOLoop) -> None:
     async with forwarding() as upstream:
         with serving(SLUICE__STAGES__UPSTREAM__BASE_URL=upstream.base_url) as sluice:
-            port, pid = sluice.port, sluice.process.pid
+            port, (pid,) = sluice.port, sluice.workers
             served = await RawClient.connect(port)
             assert (await served.ask(MODELS)).status == 200
             crowd = silent(port, FILES * 2)
@@ -123,7 +123,7 @@ async def test_silence_towards_one_listener_does_not_switch_off_another(io_loop:
             for _ in range(3):
                 assert await status_of(sluice.port, HEALTH) == 200
                 assert await status_of(sluice.port, MODELS) == 200
-            await is_calm(sluice.process.pid)
+            await is_calm(sluice.workers[0])
             assert not [line for line in sluice.err if "Traceback" in line]
             for sock in crowd:
                 sock.close()

@@ -30,6 +30,48 @@ def test_a_request_that_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "POST goes to https://api.openai.com:443/v1/chat/completions" in out
 
 
+LIMITS = """
+{"per_key": {"by": ["credential", "path"], "hour": 9, "keys_per_ip": 3, "overrides": {"/v1/models": {"hour": 5}}},
+ "free": {"minute": 7, "exempt": ["10.0.0.0/8"]}, "unset": {}}
+"""
+
+
+def test_every_limit_is_explained_with_its_subject_and_where_it_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {
+        "SLUICE__CHAIN": "key,limit,upstream",
+        "MINUTE_LIMIT": "3",
+        "SLUICE__STAGES__LIMIT__LIMITS": LIMITS,
+        "SLUICE__STAGES__LIMIT__OVERRIDES": '{"10.1.0.0/16": {"minute": 30}}',
+        "SLUICE__LIMITS__STORE": "rediss://user:hunter2@counters/3",
+    }
+    status, out = explain(capsys, *KEY, "--client-ip", "10.1.2.3", "--path", "/v1/models?x", **environ)
+    assert status == 0
+    lines = [line.strip() for line in out.splitlines()]
+    at = next(index for index, line in enumerate(lines) if line.startswith("2. limit"))
+    assert lines[at].endswith("limit: 10.1.2.3 may send 30 per minute (overrides: 10.1.0.0/16)")
+    assert lines[at + 1] == (
+        "limit.per_key: the key on /v1/models may send 5 per hour (overrides: /v1/models), "
+        "and 10.1.2.3 on /v1/models may send 15 per hour (overrides: /v1/models)"
+    )
+    assert lines[at + 2] == "limit.free: 10.1.2.3 is exempt (10.0.0.0/8)"
+    assert lines[at + 3] == "counted in: rediss://counters:6379/3  (environment SLUICE__LIMITS__STORE)"
+    assert "hunter2" not in out
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"HOUR_LIMIT": "5"}, "counted in: memory  (default)"),
+        ({"HOUR_LIMIT": "5", "SLUICE__WORKERS": "2"}, "counted in: shared  (default)"),
+        ({}, ""),
+    ],
+)
+def test_where_limits_count(environ: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out = explain(capsys, *KEY, **environ)
+    assert said in out
+    assert ("counted in" in out) is bool(said)
+
+
 def test_the_first_refusal_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = explain(capsys, *KEY, "--client-ip", "203.0.113.9", IP_ALLOWLIST="10.0.0.0/8", LANG="ru_RU")
     assert status == 1

@@ -24,8 +24,8 @@ HEAD = b"POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % BODY
 
 
 def resident(gateway: Sluice) -> int:
-    """The process's resident memory, in bytes."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{gateway.process.pid}/status").read_text())
+    """The worker's resident memory, in bytes."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{gateway.workers[0]}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import requests
 
+from proxy.cli.serve import check_workers
 from proxy.mock.running import running
 from proxy.mock.server import MockOpenAI
+from proxy.settings import ConfigError, load
 from tests.support.process import Sluice, run, serving
 
 ASK: Any = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "one two three"}]}
@@ -52,11 +54,12 @@ def test_both_contracts_on_one_port(gateway: Sluice) -> None:
 
 def test_it_is_lean_and_never_imports_openai(gateway: Sluice) -> None:
     requests.get(f"http://127.0.0.1:{gateway.port}/healthz", timeout=5)
-    status = Path(f"/proc/{gateway.process.pid}/status").read_text()
-    resident = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert resident is not None
-    assert int(resident[1]) <= 60 * 1024
-    maps = Path(f"/proc/{gateway.process.pid}/maps").read_text()
+    (worker,) = gateway.workers
+    for pid in (worker, gateway.process.pid):
+        resident = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert resident is not None
+        assert int(resident[1]) <= 60 * 1024
+    maps = Path(f"/proc/{worker}/maps").read_text()
     assert "uvloop" in maps
     # A package of the openai SDK's own that has a compiled part: it is mapped as soon as openai is imported.
     assert "jiter" not in maps
@@ -198,3 +201,14 @@ def test_the_start_says_what_is_in_force(mock: MockOpenAI) -> None:
     assert "chain: ip_allowlist ▸ limit ▸ key ▸ upstream" in said
     assert "everybody" in said
     assert "sk-server" not in said
+
+
+@pytest.mark.parametrize(("workers", "is_refused"), [(1, False), ("auto", False), (2, True)])
+def test_where_there_is_no_fork_several_workers_are_an_error(workers: int | str, is_refused: bool) -> None:
+    loaded = load({"workers": workers}, {})
+    check_workers(loaded, can_fork=True)
+    if not is_refused:
+        check_workers(loaded, can_fork=False)
+        return
+    with pytest.raises(ConfigError, match="several workers need Linux"):
+        check_workers(loaded, can_fork=False)

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.core.chain import Chain
 from proxy.gateway.access_log import AccessLog
+from proxy.limits.memory import MemoryStore
 from proxy.stages.model import Services
 from proxy.stages.upstream import Upstream, UpstreamConfig
 from tests.support.exchange import make_exchange
@@ -20,7 +21,7 @@ def never(seconds: float, callback: object) -> None:
 
 
 def test_a_full_disk_costs_lines_and_not_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    services = Services(clock=lambda: 0.0, open_store=lambda name, cap: pytest.fail("no store"), hop_id=b"x")
+    services = Services(clock=lambda: 0.0, store=MemoryStore(lambda: 0.0), hop_id=b"x")
     chain = Chain([Upstream("upstream", UpstreamConfig(), services)])
     fd = os.open("/dev/full", os.O_WRONLY)
     log = AccessLog(fd, never)

@@ -45,16 +45,20 @@ class Sluice:
 
     most_files = 0
     """How many files it may have open; 0 = as many as we may."""
+    command: tuple[str, ...] = ("-m", "proxy", "serve")
+    """What Python is to run."""
 
     def __init__(self, *args: str, **names: str) -> None:
         settings = {"SLUICE__ADMIN__PORT": "0", "SLUICE__LISTEN__HOST": "127.0.0.1", "PORT": "0", **names}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve", *args],
+            [sys.executable, *self.command, *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment(**settings),
             cwd="/",
+            # A group of its own, as a terminal or a service manager has it: signals to all of it spare the tests.
+            start_new_session=True,
             preexec_fn=self._limit_files if self.most_files else None,
         )
         self.out: list[str] = []
@@ -92,6 +96,16 @@ class Sluice:
         """The port it listens on, once it does."""
         return int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
 
+    @property
+    def admin_port(self) -> int:
+        """The port of its admin listener, once there is one."""
+        return int(self.wait_for(r"admin on http://127\.0\.0\.1:(\d+)")[1])
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers, the oldest first."""
+        return children(self.process.pid)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and wait for its end; the exit status."""
         if self.process.poll() is None:
@@ -103,6 +117,11 @@ class Sluice:
             assert stream is not None
             stream.close()
         return status
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children (proc(5), ``task/TID/children``)."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

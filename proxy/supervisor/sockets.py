@@ -1,0 +1,50 @@
+"""The sockets clients come to. They outlive every worker, and with them the connections that wait to be accepted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from proxy.settings.listen import Listen
+from proxy.wire.endpoint import Bound, Endpoint, bind_slots
+
+
+class Sockets:
+    """One socket for each listener's address and each slot; a unix socket is one, for all slots.
+
+    Raises OSError, with the listener as its ``filename``, if one cannot be had.
+    """
+
+    def __init__(self, listeners: Sequence[Listen], slots: int) -> None:
+        self._bound: list[list[Bound]] = []
+        self.urls: list[str] = []
+        """Where clients reach the gateway, as a log names it."""
+        try:
+            for listen in listeners:
+                self._bind(listen, slots)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self, listen: Listen, slots: int) -> None:
+        endpoint = Endpoint(host=listen.host, port=listen.port, unix=listen.unix, mode=listen.permissions)
+        try:
+            bound = bind_slots(endpoint, slots)
+        except OSError as error:
+            error.filename = error.filename or f"{listen.place} (listen)"
+            raise
+        self._bound.append(bound)
+        for sock in bound[0].sockets:
+            url = endpoint.url(sock.getsockname())
+            self.urls.append(url if listen.tls is None else url.replace("http", "https", 1))
+
+    def of_slot(self, slot: int) -> list[tuple[socket.socket, ...]]:
+        """The sockets a slot accepts on, for each listener."""
+        return [bound[slot % len(bound)].sockets for bound in self._bound]
+
+    def close(self) -> None:
+        """Have no more clients, once the workers have let go of their copies too."""
+        for rows in self._bound:
+            for bound in rows:
+                bound.close()
+        self._bound.clear()
