@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path as FilePath
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -94,6 +95,20 @@ mistake in them is an error, and again when they change. With `proxy_protocol: r
 valid header of a trusted proxy is closed; the header is never merely optional.
 """
 
+_LIMITS = """\
+An entry of `overrides` is named by whom it is for, and has any of `second`, `minute`, `hour` and `day`; what it
+leaves out stays as it is for everybody. Of several that hold for a request, the one of its key counts, else the
+narrowest of its address, else the one of its path.
+
+An entry of `limits` is named by the operator (small letters, digits, `_`), and has every setting above but `type`,
+`mode` and `limits`. In a variable both are JSON: `SLUICE__STAGES__LIMIT__LIMITS={"per_key": {"by": "credential",
+"hour": 100}}`.
+
+A key is named by its hash: `sha256:` and at least 32 digits of what `printf %s "$KEY" | sha256sum` prints. A path is
+named as requests have it, like `/v1/embeddings`; the chat route is `/v1/chat/completions`. Percent-encoding, case,
+doubled slashes, `;parameters` and the query make no difference.
+"""
+
 _STAGES = """\
 ## stages
 
@@ -140,6 +155,8 @@ def reference() -> str:
         parts.append(f"### {name}\n")
         parts.append(f"{_first_line(config)}\n")
         parts.append(_settings_table(list(_fields(config, ("stages", name)))))
+        if name == "limit":
+            parts.append(_LIMITS)
     return "\n".join(parts)
 
 
@@ -206,7 +223,11 @@ def _first_line(model: type[BaseModel]) -> str:
 
 def _kind(field: FieldInfo) -> str:
     """What may stand there, in words."""
-    found = [_type_name(Leaf((), field).annotation)]
+    annotation = Leaf((), field).annotation
+    members = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    # A list may also be written as the one thing in it.
+    is_choice = get_origin(field.annotation) in (Union, UnionType) and get_origin(annotation) is not list
+    found = [", ".join(map(_type_name, members)) if is_choice else _type_name(annotation)]
     for constraint in field.metadata:
         for name, shown in _BOUNDS.items():
             bound = getattr(constraint, name, None)
@@ -222,10 +243,13 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f"`{choice}`" for choice in annotation)
     if origin is list:
-        return "list of secrets" if get_args(annotation)[0] is SecretStr else "list of text"
+        inner = get_args(annotation)[0]
+        if get_origin(inner) is Literal:
+            return f"list of {_type_name(inner)}"
+        return "list of secrets" if inner is SecretStr else "list of text"
     if origin is dict:
         return "mapping"
-    return {bool: "switch", int: "integer", float: "number", str: "text"}[annotation]
+    return {bool: "switch", int: "integer", float: "number", str: "text", SecretStr: "secret"}[annotation]
 
 
 def _default(field: FieldInfo) -> str:

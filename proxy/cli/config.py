@@ -14,6 +14,7 @@ from proxy.cli.options import add_config_options, load_from
 from proxy.settings import Listen, Loaded, Origin, json_schema
 from proxy.settings.plain import Surprise, plain
 from proxy.settings.problems import DEFAULT, dotted
+from proxy.settings.stores import STORE, shown_store
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -121,6 +122,8 @@ def _applies(loaded: Loaded, path: Path) -> bool:
 
 
 def _value(loaded: Loaded, path: Path) -> object:
+    if path == STORE and (store := loaded.settings.limits.store) is not None:
+        return shown_store(store.get_secret_value())
     return _plain(_found(loaded, path)) if _applies(loaded, path) else None
 
 
@@ -138,7 +141,13 @@ def _plain(value: object) -> object:
         return mask(value.get_secret_value())
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    assert not isinstance(value, BaseModel)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        # Under a name of the operator's, as he wrote it: everything else there is a default.
+        return {
+            name: _plain(getattr(value, name)) for name in type(value).model_fields if name in value.model_fields_set
+        }
     return value.value if isinstance(value, Enum) else value
 
 

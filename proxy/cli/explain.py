@@ -29,7 +29,10 @@ from proxy.gateway.plane import chat_defaults
 from proxy.gateway.routes import Destination, Routes
 from proxy.limits.memory import MemoryStore
 from proxy.settings import Kind, Loaded, Settings
+from proxy.settings.problems import dotted
+from proxy.settings.stores import STORE, shown_store, store_of
 from proxy.stages import Services, build
+from proxy.stages.limit import Limit
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -131,7 +134,7 @@ async def _walk(exchange: Exchange, body: bytes, loaded: Loaded) -> int:
     settings = loaded.settings
     services = Services(
         clock=asyncio.get_running_loop().time,
-        open_store=lambda name, max_subjects: MemoryStore(asyncio.get_running_loop().time, max_subjects),
+        store=MemoryStore(asyncio.get_running_loop().time),
         hop_id=os.urandom(8).hex().encode("ascii"),
     )
     chain = Chain(build(name, settings.stages[name], services) for name in settings.chain)
@@ -168,12 +171,18 @@ def _print_stage(
     if stage.mode is Mode.OFF:
         verdict = "off"
     reached = verdict is not None and stage.mode is not Mode.OFF
-    why = stage.explain(exchange) if reached else ""
+    why, *others = stage.explain(exchange).split("; ") if reached else [""]
     print(f"  {number}. {stage.name:<14} {verdict or 'not reached':<28} {why}".rstrip())
+    for other in others:
+        print(f"{'':<48} {other}")
     if waits:
         print("       the later stages wait here until the body is in")
     if not reached:
         return
+    if isinstance(stage, Limit) and stage.counts:
+        store = loaded.settings.limits.store
+        where = str(store_of(loaded.settings)) if store is None else shown_store(store.get_secret_value())
+        print(f"       counted in: {where}  ({loaded.origins[dotted(STORE)]})")
     for name, value, origin in shown_values(loaded, f"stages.{stage.name}."):
         if origin.kind is not Kind.DEFAULT:
             print(f"       {name} = {value}  ({origin})")

@@ -5,33 +5,29 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
-from proxy.core.chain import check_order
+from proxy.core.chain import EXCHANGE_FIELDS, check_order
 from proxy.core.origin import Origin as UpstreamOrigin
-from proxy.core.rate import ALLOWED, Decision, Remaining, Window
 from proxy.core.stage import Mode, Stage
+from proxy.limits.memory import MemoryStore
 from proxy.settings.layers import Layers
 from proxy.settings.listen import Listen
 from proxy.settings.listeners import check_listeners, is_loopback, is_within_reach, placed
 from proxy.settings.model import Settings
 from proxy.settings.problems import Path, did_you_mean, dotted, show
-from proxy.stages import Services, build
+from proxy.settings.stores import check_store
+from proxy.stages import STAGES, Services, build
 from proxy.stages.ip_allowlist import IPAllowlistConfig
 from proxy.stages.upstream import UpstreamConfig
 
 _WILDCARDS = frozenset({"0.0.0.0", "::", "0:0:0:0:0:0:0:0"})
 
 
-class _NoStore:
-    """A limit store for stages that are built to be looked at and never run."""
-
-    def acquire(self, subject: str, windows: tuple[Window, ...]) -> Decision:
-        return ALLOWED
-
-    def remaining(self, subject: str, windows: tuple[Window, ...]) -> tuple[Remaining, ...]:
-        return ()
+def _at_rest() -> float:
+    return 0.0
 
 
-_SERVICES = Services(clock=lambda: 0.0, open_store=lambda name, max_subjects: _NoStore(), hop_id=b"check")
+_SERVICES = Services(clock=_at_rest, store=MemoryStore(_at_rest), hop_id=b"check")
+"""For stages that are built to be looked at and never run."""
 
 
 def check(layers: Layers, settings: Settings) -> None:
@@ -40,6 +36,7 @@ def check(layers: Layers, settings: Settings) -> None:
     _check_upstreams(layers, settings)
     _check_authorities(layers, settings)
     check_listeners(layers, settings)
+    check_store(layers, settings)
     _check_admin(layers, settings)
 
 
@@ -100,7 +97,15 @@ def _check_chain(layers: Layers, settings: Settings) -> None:
             path = ("chain", problem.position) if stages else ("chain",)
             # A chain nobody wrote is at fault only for what somebody wrote about its stages.
             written = path if layers.has(("chain",)) else ("stages", stages[problem.position].name)
-            layers.complain(path, str(problem), origin=layers.origin(written))
+            layers.complain(path, str(problem), _missing(stages, problem.position), origin=layers.origin(written))
+
+
+def _missing(stages: list[Stage], position: int) -> str:
+    """Which stage to add, if what one reads is set by none of the chain's."""
+    read = set(stages[position].reads) - EXCHANGE_FIELDS if stages else set()
+    unset = read.difference(*(stage.writes for stage in stages))
+    found = [name for name, stage in STAGES.items() if unset.intersection(stage.writes)]
+    return f"put {' or '.join(found)} ahead of it" if found else ""
 
 
 def _check_authorities(layers: Layers, settings: Settings) -> None:

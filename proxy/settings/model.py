@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SecretStr, SerializeAsAny, field_validator, model_validator
 
 from proxy.core.address import UNIX, parse_network
 from proxy.core.catalogue import LANGUAGES, parse_language
+from proxy.settings.limits import Limits
 from proxy.settings.listen import MOST_LISTENERS, Listen
 from proxy.settings.section import A_DAY_S, Port, Section, Timeout, check_host
 from proxy.stages import CONFIGS, StageConfig
@@ -20,6 +21,8 @@ _RESERVED_ROUTES = ("v1", "healthz", "readyz")
 # RFC 3986 section 3.3 without percent-encoding: a route is compared with the bytes of the target as they came.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+\Z")
 _LEAST_MEMORY_BYTES = 67_108_864
+MOST_WORKERS = 256
+"""More are a mistake."""
 
 
 class Downstream(Section):
@@ -92,8 +95,20 @@ class Admin(Section):
     enabled: bool = Field(default=True, description="Whether there is an admin listener at all.")
     host: str = Field(default="127.0.0.1", description="Address or name the admin listener is bound to.")
     port: Port = Field(default=5001, description="TCP port of the admin listener; 0 = any free one.")
+    token: SecretStr | None = Field(
+        default=None,
+        description="What callers of /-/ must show; left out, one is made at start, in a file that only we can read.",
+    )
 
     _host = field_validator("host")(check_host)
+
+    @field_validator("token")
+    @classmethod
+    def _hard_to_guess(cls, token: SecretStr | None) -> SecretStr | None:
+        # Visible ASCII, as it must fit into a header line.
+        if token is not None and not re.fullmatch(r"[\x21-\x7e]{16,4096}", token.get_secret_value()):
+            raise ValueError("write at least 16 characters, without spaces, control or non-ASCII characters")
+        return token
 
 
 class MaxTokens(Section):
@@ -160,10 +175,14 @@ class Settings(Section):
     listen: Listen | Annotated[list[Listen], Field(min_length=1, max_length=MOST_LISTENERS)] = Field(
         default=Listen(), description="Where clients reach the gateway: one listener, or a list of them."
     )
+    workers: int | Literal["auto"] = Field(
+        default=1, description="Processes that serve clients; auto = as many as there are processors for them. Linux."
+    )
     downstream: Downstream = Field(default=Downstream(), description="What a client may ask of us, and how slowly.")
     overload: Overload = Field(default=Overload(), description="When new work is refused.")
     drain: Drain = Field(default=Drain(), description="How the gateway stops.")
     admin: Admin = Field(default=Admin(), description="Where operators reach the admin pages.")
+    limits: Limits = Field(default=Limits(), description="Where all limits count.")
     language: Literal["en_US", "zh_CN", "zh_TW", "ru_RU"] = Field(
         default="en_US", description="Language of our answers to callers who ask for none we have."
     )
@@ -196,6 +215,13 @@ class Settings(Section):
     def listeners(self) -> tuple[Listen, ...]:
         """Every listener, in the order of the file."""
         return tuple(self.listen) if isinstance(self.listen, list) else (self.listen,)
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _few(cls, workers: object) -> object:
+        if workers == "auto" or (type(workers) is int and 1 <= workers <= MOST_WORKERS):
+            return workers
+        raise ValueError(f"write a number of processes from 1 to {MOST_WORKERS}, or auto")
 
     @field_validator("language", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from proxy.settings.layers import Layers
 from proxy.settings.listeners import is_within_reach, placed
 from proxy.settings.model import Settings
 from proxy.settings.problems import Path, dotted, show
+from proxy.settings.stores import STORE, holds_password, store_notices
 from proxy.stages.ip_allowlist import IPAllowlistConfig
 from proxy.stages.key import KeyConfig
 
@@ -25,6 +26,7 @@ def notices(layers: Layers, settings: Settings, short_names: Mapping[str, Path])
         *_plaintext_keys(layers, settings),
         *_unheard(settings, layers, short_names),
         *_unread_header(layers, settings),
+        *store_notices(layers, settings),
     ]
     return sorted(said, key=lambda notice: not notice.startswith("WARNING: "))
 
@@ -74,6 +76,8 @@ def _plaintext_keys(layers: Layers, settings: Settings) -> Iterator[str]:
     for leaf in layers.leaves.values():
         given = layers.written(leaf.path)
         if not leaf.is_secret or not given or leaf.path in document.substituted:
+            continue
+        if leaf.path == STORE and not holds_password(given):
             continue
         if isinstance(given, list) and all(
             (*leaf.path, index) in document.substituted for index in range(len(given))

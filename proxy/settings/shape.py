@@ -78,6 +78,21 @@ def section_model(annotation: object) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
+def keys_beside(leaf: Leaf, within: Path) -> list[str]:
+    """The keys that can stand beside one deep within a mapping: ``within`` is its path below the leaf."""
+    annotation: object = leaf.annotation
+    for part in within[:-1]:
+        model = section_model(annotation)
+        if model is not None:
+            field = model.model_fields.get(str(part))
+            annotation = None if field is None else _without_none(field.annotation)[0]
+        else:
+            # Under the operator's own names there is one kind of thing.
+            annotation = get_args(annotation)[-1] if get_args(annotation) else None
+    model = section_model(annotation)
+    return list(model.model_fields) if model is not None else []
+
+
 def moved(path: Path, spelled: Callable[[Path], str] = dotted) -> str:
     """A hint for a setting that stands elsewhere now, or an empty text. ``spelled`` writes the new place."""
     name = path[-1:]
@@ -144,10 +159,14 @@ _SECRET_NAMES = frozenset(
     {"api_key", "api_keys", "openai_api_key", "server_key"}
     | {str(leaf.path[-1]) for leaf in leaves().values() if leaf.is_secret}
 )
+# What stands in the place of such a section may well be the secret that belongs into it.
+_SECRET_SECTIONS = frozenset(leaf.path[:-1] for leaf in leaves().values() if leaf.is_secret)
 
 
 def is_secret(path: Path) -> bool:
     """Whether what stands here, right or wrong, may be a secret. ``listen.tls.key`` is the path of a file."""
     if path[:1] == LISTEN and path[-2:] == ("tls", "key"):
         return False
+    if path in _SECRET_SECTIONS:
+        return True
     return any(part in _SECRET_NAMES for part in path) or path[-1:] in (("key",), ("keys",))

@@ -12,7 +12,7 @@ from proxy.settings.layers import Layers
 from proxy.settings.listen import MOST_LISTENERS, Listen
 from proxy.settings.model import Settings
 from proxy.settings.problems import DEFAULT, Kind, Path, describe, did_you_mean, dotted, show
-from proxy.settings.shape import LISTEN, is_secret, moved
+from proxy.settings.shape import LISTEN, is_secret, keys_beside, moved
 from proxy.settings.values import number
 from proxy.stages import CONFIGS, StageConfig
 
@@ -154,7 +154,7 @@ def _culprits(
     """The complaint; for a list the model refuses as a whole, one for each item it also refuses alone."""
     given = detail["input"]
     leaf = layers.leaves.get(path)
-    if detail["type"] != "value_error" or leaf is None or leaf.is_secret or leaf.kind is not list:
+    if detail["type"] != "value_error" or leaf is None or leaf.is_secret or not isinstance(given, list):
         return [(path, *_words(layers, path, detail))]
     found: list[tuple[Path, str, str]] = []
     for index, item in enumerate(given):
@@ -218,6 +218,9 @@ def _known(layers: Layers, path: Path) -> str:
     """A hint for an unknown key: its neighbours first, then what has that name elsewhere."""
     name = str(path[-1])
     neighbours = [str(p[-1]) for p in layers.known if len(p) == len(path) and p[:-1] == path[:-1]]
+    leaf = layers.leaves.get(_leaf_path(layers, path))
+    if leaf is not None:
+        neighbours += keys_beside(leaf, path[len(leaf.path) :])
     hint = moved(path) or did_you_mean(name, sorted(neighbours))
     if hint:
         return hint

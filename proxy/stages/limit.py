@@ -2,153 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from math import ceil
-from typing import Literal
 
 from pydantic import Field, field_validator
 
-from proxy.core.address import UNIX, contains, parse_address, parse_network, subject_key
-from proxy.core.exchange import Exchange
+from proxy.core.exchange import Exchange, UpstreamSent
+from proxy.core.figure import Figure
+from proxy.core.headers import Field as HeaderField
 from proxy.core.headers import field
 from proxy.core.messages import (
     LIMIT_PER_DAY,
     LIMIT_PER_HOUR,
     LIMIT_PER_MINUTE,
     LIMIT_PER_SECOND,
+    LIMITS_UNAVAILABLE,
     TOO_MANY_REQUESTS,
     TRY_AGAIN,
     Message,
     Sentence,
 )
-from proxy.core.rate import MAX_LIMIT, Decision, Window
-from proxy.core.reply import RATE_LIMIT, Reply
+from proxy.core.rate import Admission, Claim, Claims, Decision, Rule
+from proxy.core.reply import RATE_LIMIT, SERVER_ERROR, Reply
 from proxy.core.stage import Outcome, Stage
+from proxy.stages.limit_fields import LimitFields, add_request_fields
+from proxy.stages.limit_rules import By, LimitRule, name_faults, refuse
 from proxy.stages.model import Services, StageConfig
+from proxy.stages.subjects import Subjects
 
-_WINDOWS: tuple[tuple[str, int, Message], ...] = (
-    ("second", 1, LIMIT_PER_SECOND),
-    ("minute", 60, LIMIT_PER_MINUTE),
-    ("hour", 3600, LIMIT_PER_HOUR),
-    ("day", 86400, LIMIT_PER_DAY),
-)
+_PER: dict[str, Message] = {
+    "second": LIMIT_PER_SECOND,
+    "minute": LIMIT_PER_MINUTE,
+    "hour": LIMIT_PER_HOUR,
+    "day": LIMIT_PER_DAY,
+}
+_NOT_SENT = UpstreamSent.NO
+_REMEMBERED_ADDRESSES = 16_384
 
 
-class LimitConfig(StageConfig):
+class LimitConfig(LimitRule, StageConfig):
     """At most so many requests in any second, minute, hour and day; 0 = no limit."""
 
-    by: Literal["client_ip"] = Field(default="client_ip", description="Whom the limit counts.")
-    second: int = Field(default=0, ge=0, description="Requests in any second; 0 = no limit.")
-    minute: int = Field(default=0, ge=0, description="Requests in any minute; 0 = no limit.")
-    hour: int = Field(default=0, ge=0, description="Requests in any hour; 0 = no limit.")
-    day: int = Field(default=0, ge=0, description="Requests in any day; 0 = no limit.")
-    exempt: list[str] = Field(default=[], description="Addresses and networks that are not limited.")
-    ipv6_prefix: int = Field(
-        default=64, ge=16, le=128, description="IPv6 clients count by network of this many bits."
-    )
-    max_subjects: int = Field(
-        default=200_000,
-        ge=1,
-        description="How many clients are remembered; further ones share one bucket until old ones expire.",
+    limits: dict[str, LimitRule] = Field(
+        default={},
+        description="Further limits, each by a name of its own: a request is charged in all of them, or in none.",
     )
 
-    @field_validator("second", "minute", "hour", "day")
+    @field_validator("limits")
     @classmethod
-    def _not_too_large(cls, limit: int) -> int:
-        if limit > MAX_LIMIT:
-            raise ValueError(
-                f"{limit} is more than the {MAX_LIMIT} requests one window can count exactly; "
-                "use a shorter window with a smaller number"
-            )
-        return limit
-
-    @field_validator("exempt")
-    @classmethod
-    def _networks(cls, entries: list[str]) -> list[str]:
-        for entry in entries:
-            if entry != UNIX:
-                parse_network(entry)
-        return entries
-
-    @property
-    def windows(self) -> tuple[Window, ...]:
-        """The windows that are set, shortest first."""
-        limits = {"second": self.second, "minute": self.minute, "hour": self.hour, "day": self.day}
-        return tuple(Window(name, limits[name], s) for name, s, _ in _WINDOWS if limits[name])
+    def _names(cls, limits: dict[str, LimitRule]) -> dict[str, LimitRule]:
+        refuse(name_faults(limits))
+        return limits
 
 
 class Limit(Stage):
-    """Counts each client's requests in every window and refuses the one that would be too many."""
+    """Counts requests in every window of every rule, and refuses the one that would be too many.
 
-    reads = ("client_ip",)
+    All claims of a request are checked, then all are charged, or none. A request that certainly was not sent
+    upstream, whoever refused it later, gets its units back. ``counts``: some limit is set.
+    """
 
     def __init__(self, name: str, config: LimitConfig, services: Services) -> None:
         super().__init__(name, config.mode)
-        self._windows = config.windows
-        self._store = services.open_store(name, config.max_subjects)
-        self._subject = subject_key(config.ipv6_prefix)
-        self._exempt = [parse_network(entry) for entry in config.exempt if entry != UNIX]
-        self._exempt_unix = UNIX in config.exempt
-        self._exempt_any = bool(config.exempt)
-        messages = {window: message for window, _, message in _WINDOWS}
-        self._limits = tuple(Sentence(messages[w.name], {"count": w.limit}) for w in self._windows)
-        self._names = tuple(w.name.encode("ascii") for w in self._windows)
-        policy = ", ".join(f'"{w.name}";q={w.limit};w={w.seconds}' for w in self._windows)
-        self._policy = field(b"RateLimit-Policy", policy.encode("ascii"))
+        self._store = services.store
+        self._clock = services.clock
+        everything = {name: config, **{f"{name}.{own}": rule for own, rule in config.limits.items()}}
+        self._subjects = tuple(s for s in (Subjects(n, rule) for n, rule in everything.items()) if s.counts)
+        self.counts = bool(self._subjects)
+        self.reads = ("client_ip",)
+        if any("path" in subjects.parts for subjects in self._subjects):
+            self.reads += ("target",)
+        if any(subjects.needs_credential for subjects in self._subjects):
+            self.reads += ("credential",)
+        # Where the address alone decides, what it claims is worked out once.
+        self._claims_of_address: Callable[[str], Claims] | None = None
+        if all(subjects.is_by_address for subjects in self._subjects):
+            self._claims_of_address = lru_cache(maxsize=_REMEMBERED_ADDRESSES)(self._all_of_address)
+        self._fields: dict[Rule | tuple[Rule, ...], LimitFields] = {}
+        self._counts = {"admitted": 0, "refused": 0, "unchecked": 0, "unavailable": 0}
 
     def on_request_headers(self, exchange: Exchange) -> Outcome:
-        """429 if one more request would be too many in some window."""
-        if not self._windows or (self._exempt_any and self._is_exempt(exchange.client_ip)):
+        """429 if one more request would be too many in some window; 503 if that cannot be told."""
+        if not self.counts:
             return None
-        decision = self._store.acquire(self._subject(exchange.client_ip), self._windows)
+        by_address = self._claims_of_address
+        claims = self._claims(exchange) if by_address is None else by_address(exchange.client_ip)
+        if not claims:
+            return None
+        decision = self._store.acquire(claims)
         if type(decision) is Decision:
-            return None if decision.allowed else self._refuse(decision)
-        assert isinstance(decision, Awaitable)
-        return self._wait(decision)
+            return self._decided(exchange, claims, decision)
+        assert not isinstance(decision, Decision)
+        return self._wait(exchange, claims, decision)
 
-    async def _wait(self, decision: Awaitable[Decision]) -> Reply | None:
+    async def _wait(self, exchange: Exchange, claims: Claims, decision: Awaitable[Decision]) -> Reply | None:
         decided = await decision
-        return None if decided.allowed else self._refuse(decided)
+        if exchange.completed:
+            # The client did not wait: nobody will complete this stage any more.
+            self._give_back(claims, decided)
+            return None
+        return self._decided(exchange, claims, decided)
+
+    def _claims(self, exchange: Exchange) -> Claims:
+        return tuple([claim for subjects in self._subjects for claim in subjects.claims(exchange)])
+
+    def _all_of_address(self, client_ip: str) -> Claims:
+        return tuple([claim for subjects in self._subjects for claim in subjects.claims_of_address(client_ip)])
+
+    def _decided(self, exchange: Exchange, claims: Claims, decision: Decision) -> Reply | None:
+        admission = Admission(claims, decision)
+        if exchange.limited is None:
+            exchange.limited = {self.name: admission}
+        else:
+            exchange.limited[self.name] = admission
+        if decision.allowed:
+            if decision.unavailable and not decision.local:
+                self._counts["unchecked"] += 1
+            else:
+                self._counts["admitted"] += 1
+            return None
+        return self._refuse(decision)
 
     def on_response_headers(self, exchange: Exchange) -> None:
-        """Add ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers)."""
-        headers = exchange.response_headers
-        if headers is None or not self._windows or (self._exempt_any and self._is_exempt(exchange.client_ip)):
-            return
-        left = self._store.remaining(self._subject(exchange.client_ip), self._windows)
-        headers.fields.append(self._policy)
-        if left:
-            items = [
-                b'"%b";r=%d;t=%d' % (name, rest, ceil(reset_s))
-                for name, (_, rest, reset_s) in zip(self._names, left, strict=True)
-            ]
-            headers.add(b"RateLimit", b", ".join(items))
+        """Add what is left: ``RateLimit`` everywhere, ``x-ratelimit-*`` as OpenAI has it to our own answers.
 
-    def _is_exempt(self, client_ip: str) -> bool:
-        if client_ip == UNIX:
-            return self._exempt_unix
-        return contains(self._exempt, parse_address(client_ip)) is not None
+        A forwarded answer keeps OpenAI's own ``x-ratelimit-*``, which speak of OpenAI's limits. Where the store could
+        not be asked, nothing is known, and nothing is said.
+        """
+        headers = exchange.response_headers
+        admission = None if exchange.limited is None else exchange.limited.get(self.name)
+        if headers is None or admission is None:
+            return
+        claims, decision = admission
+        if not decision.left:
+            return
+        fields = self._fields.get(claims[0].rule) if len(claims) == 1 else None
+        if fields is None:
+            fields = self._fields_of(claims)
+        if not (decision.local or decision.unavailable):
+            # What holds in the meantime is this host's share, which is no policy.
+            headers.fields.append(fields.policy)
+        # If the body was waited for, the decision may be younger than the request by nobody knows how much.
+        is_dated = decision.allowed and exchange.body is None
+        headers.fields.append(fields.remaining(decision, self._clock() - exchange.started_s if is_dated else 0.0))
+        if exchange.reply is not None or exchange.refused_with:
+            add_request_fields(headers, decision)
+
+    def _fields_of(self, claims: Claims) -> LimitFields:
+        rules = tuple([rule for rule, _ in claims])
+        # One rule is its own key, which is quicker than a tuple of it.
+        key = rules if len(rules) > 1 else rules[0]
+        fields = self._fields.get(key)
+        if fields is None:
+            fields = self._fields[key] = LimitFields(rules)
+        return fields
+
+    def on_complete(self, exchange: Exchange) -> None:
+        """Give the units back if the request certainly was not sent upstream."""
+        if exchange.upstream_sent is _NOT_SENT and exchange.limited is not None:
+            admission = exchange.limited.get(self.name)
+            if admission is not None:
+                self._give_back(*admission)
+
+    def _give_back(self, claims: Claims, decision: Decision) -> None:
+        # Where nothing could be asked nothing was charged, unless this host's own store was asked in its place.
+        if decision.allowed and (decision.local or not decision.unavailable):
+            self._store.give_back(claims, decision)
 
     def _refuse(self, decision: Decision) -> Reply:
-        # Rounded up to the unit sent, so that a client that waits so long is never refused again for it.
-        milliseconds = ceil(decision.retry_after_s * 1000)
-        seconds = ceil(milliseconds / 1000)
-        return Reply(
-            429,
-            RATE_LIMIT,
-            "rate_limit_exceeded",
-            (Sentence(TOO_MANY_REQUESTS), *self._limits, Sentence(TRY_AGAIN, {"count": seconds})),
-            headers=(
-                field(b"Retry-After", b"%d" % seconds),
-                field(b"Retry-After-Ms", b"%d" % milliseconds),
-            ),
-        )
+        if decision.refused is None or decision.window is None:
+            self._counts["unavailable"] += 1
+            retry, _ = _retry_fields(decision.retry_after_s or 1.0)
+            return Reply(503, SERVER_ERROR, "limits_unavailable", (Sentence(LIMITS_UNAVAILABLE),), headers=retry)
+        self._counts["refused"] += 1
+        retry, seconds = _retry_fields(decision.retry_after_s)
+        rule = decision.refused.rule
+        limits = [Sentence(_PER[window.name], {"count": window.limit}) for window in rule.windows]
+        named = field(b"X-Sluice-Limit", f"{rule.name}.{decision.window.name}".encode("ascii"))
+        sentences = (Sentence(TOO_MANY_REQUESTS), *limits, Sentence(TRY_AGAIN, {"count": seconds}))
+        return Reply(429, RATE_LIMIT, "rate_limit_exceeded", sentences, headers=(*retry, named))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Everybody's rules, in the order they are claimed."""
+        return tuple([rule for subjects in self._subjects for rule in subjects.rules])
+
+    def claims_of(self, given: Mapping[str, str]) -> Iterator[Claim]:
+        """The claims of a subject named by its parts, on those rules that count such subjects."""
+        for subjects in self._subjects:
+            yield from subjects.claims_of(given)
+
+    def counted_by(self) -> list[tuple[By, ...]]:
+        """What the subjects are told apart by, for each rule."""
+        every = [parts for subjects in self._subjects for parts in (subjects.parts, subjects.address_parts)]
+        return [parts for parts in every if parts]
+
+    def figures(self) -> list[Figure]:
+        """What was decided, each request once.
+
+        ``unchecked`` passed and ``unavailable`` did not, both because the store could not be asked.
+        """
+        name, about = "sluice_limit_decisions_total", "Requests that a limit decided on, by outcome."
+        return [
+            (name, "counter", about, {"outcome": outcome, "mode": self.mode.value}, count)
+            for outcome, count in self._counts.items()
+        ]
 
     def explain(self, exchange: Exchange) -> str:
-        """Which windows apply to whom."""
-        if not self._windows:
-            return "no limit is set"
-        if self._is_exempt(exchange.client_ip):
-            return f"{exchange.client_ip} is exempt"
-        limits = ", ".join(f"{w.limit} per {w.name}" for w in self._windows)
-        return f"{self._subject(exchange.client_ip)} may send {limits}"
+        """Which windows apply to whom, limit by limit."""
+        if len(self._subjects) == 1:
+            return self._subjects[0].explain(exchange)
+        said = [f"{subjects.name}: {subjects.explain(exchange)}" for subjects in self._subjects]
+        return "; ".join(said) or "no limit is set"
+
+
+def _retry_fields(wait_s: float) -> tuple[tuple[HeaderField, HeaderField], int]:
+    """``Retry-After`` and ``Retry-After-Ms``, and the seconds.
+
+    Rounded up to the unit sent, so that a client that waits so long is never refused again for it.
+    """
+    milliseconds = ceil(wait_s * 1000)
+    seconds = -(-milliseconds // 1000)
+    return (field(b"Retry-After", b"%d" % seconds), field(b"Retry-After-Ms", b"%d" % milliseconds)), seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,10 +32,10 @@ class StageConfig(BaseModel):
 class Services:
     """What the data plane lends to stages.
 
-    ``clock`` is monotonic, in seconds. ``open_store(name, max_subjects)`` makes the limit store of one stage.
+    ``clock`` is monotonic, in seconds. ``store`` is where all limits count.
     ``hop_id`` marks this gateway in requests it forwards, so that a loop is seen.
     """
 
     clock: Clock
-    open_store: Callable[[str, int], LimitStore]
+    store: LimitStore
     hop_id: bytes

@@ -151,3 +151,55 @@ def test_authorities_are_looked_at_before_the_first_request(tmp_path: Path) -> N
     assert "stages.upstream.ca_file  cannot be used: " in empty
     trustme.CA().cert_pem.write_to_path(str(file))
     assert load(None, {"SLUICE__STAGES__UPSTREAM__CA_FILE": str(file)}).settings.stages["upstream"] is not None
+
+
+KEY = "sha256:" + "0" * 32
+
+
+@pytest.mark.parametrize("limit", [{"by": "credential", "hour": 1}, {"hour": 1, "exempt": [KEY]}])
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        (
+            ["limit", "key", "upstream"],
+            "chain[0]  limit reads credential, which key sets only later; move limit behind key",
+        ),
+        (
+            ["limit", "upstream"],
+            "chain[0]  limit reads credential, which no stage of the chain sets; put key ahead of it",
+        ),
+    ],
+)
+def test_a_limit_that_knows_keys_stands_behind_key(limit: dict[str, object], chain: list[str], expected: str) -> None:
+    config = {"chain": chain, "stages": {"limit": limit}}
+    assert environment_complaints({}, config) == [f"configuration  {expected}"]
+    assert load(config | {"chain": ["key", "limit", "upstream"]}, {})
+
+
+def test_mistakes_deep_within_a_limit_are_found_where_they_stand(tmp_path: Path) -> None:
+    text = """stages:
+  limit:
+    overrides: {10.0.0.0/8: {huor: 5}}
+    limits:
+      per_key: {mintue: 3, by: path, overrides: {/v1/models/: {dya: 1}}}
+"""
+    assert complaints(tmp_path, text) == [
+        'sluice.yaml:3:30  stages.limit.overrides.10.0.0.0/8.huor  unknown key; did you mean "hour"?',
+        'sluice.yaml:5:17  stages.limit.limits.per_key.mintue  unknown key; did you mean "minute"?',
+        'sluice.yaml:5:64  stages.limit.limits.per_key.overrides./v1/models/.dya  unknown key; did you mean "day"?',
+    ]
+    assert complaints(tmp_path, "stages:\n  limit:\n    limits:\n      Other: {}\n") == [
+        "sluice.yaml:4:7  stages.limit.limits.Other  name a limit with small letters, digits and _, like per_key"
+    ]
+
+
+def test_by_is_a_word_or_a_list_of_them() -> None:
+    said = "write client_ip, credential or path, or a list of them, each once"
+    assert environment_complaints({"SLUICE__STAGES__LIMIT__BY": "path,kye"}) == [
+        f"environment SLUICE__STAGES__LIMIT__BY  stages.limit.by[1]  {said}"
+    ]
+    assert environment_complaints({}, {"stages": {"limit": {"by": "kye"}}}) == [
+        f"configuration  stages.limit.by  {said}"
+    ]
+    for given in ("path", "client_ip,path"):
+        assert load({}, {"SLUICE__STAGES__LIMIT__BY": given})

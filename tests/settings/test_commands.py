@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from proxy.cli import check, config
+from proxy.cli import check, config, main
 from proxy.settings import ConfigError, json_schema, load
 from tests.settings.loading import load_text
 
@@ -162,3 +163,18 @@ def test_config_prints_a_list_that_loads_to_the_same(tmp_path: Path) -> None:
 def test_config_prints_one_unix_listener_that_loads_to_the_same(tmp_path: Path) -> None:
     loaded = load({"listen": {"unix": "/run/$HOME.sock"}}, {})
     assert load_text(tmp_path, config.as_yaml(loaded)).settings == loaded.settings
+
+
+def test_config_shows_limits_as_they_were_written(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"per_key": {"by": ["credential"], "hour": 5, "overrides": {"10.0.0.0/8": {"hour": 50}}}}
+    environ = {
+        "SLUICE__CHAIN": "key,limit,upstream",
+        "SLUICE__STAGES__LIMIT__LIMITS": json.dumps(given),
+        "SLUICE__LIMITS__STORE": "redis://user:hunter2@host/3",
+    }
+    assert main(["config", "--format", "json"], environ) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["stages.limit.limits"]["value"] == given
+    assert settings["limits.store"]["value"] == "redis://host:6379/3"
+    assert main(["config"], environ) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["stages"]["limit"]["limits"] == given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from proxy.core.exchange import Exchange, Route
@@ -41,9 +41,14 @@ def make_exchange(
     route: Route = Route.API,
     body: bytes | None = None,
     api_key: str | None = None,
+    credential: str | None = None,
     request_id: str = "req_1",
+    started_s: float = 1000.0,
 ) -> Exchange:
-    """An exchange whose request head is in: ``lines`` are its headers, ``api_key`` is the chat route's field."""
+    """An exchange whose request head is in: ``lines`` are its headers, ``api_key`` is the chat route's field.
+
+    ``credential`` is the client's own key as the key stage leaves it; without one it has resolved nothing.
+    """
     exchange = Exchange(
         method=method,
         target=target,
@@ -52,22 +57,19 @@ def make_exchange(
         client_ip=client_ip,
         route=route,
         request_id=request_id,
+        started_s=started_s,
     )
+    if credential is not None:
+        exchange.credential, exchange.credential_source = credential, "client"
     exchange.body = body
     exchange.body_credential = api_key
     return exchange
 
 
-def make_services(
-    clock: FakeClock | None = None, open_store: Callable[[str, int], LimitStore] | None = None
-) -> Services:
-    """What stages are given; without ``open_store`` every limit counts in memory, on the clock given."""
+def make_services(clock: FakeClock | None = None, store: LimitStore | None = None) -> Services:
+    """What stages are given; without ``store`` every limit counts in memory, on the clock given."""
     ticking = clock or FakeClock()
-    return Services(
-        clock=ticking,
-        open_store=open_store or (lambda name, max_subjects: MemoryStore(ticking, max_subjects)),
-        hop_id=HOP_ID,
-    )
+    return Services(clock=ticking, store=MemoryStore(ticking) if store is None else store, hop_id=HOP_ID)
 
 
 def drive(coroutine: Coroutine[Any, Any, T], resumptions: int = 100) -> T:
