@@ -63,7 +63,7 @@ async def test_a_stream_asked_for_begins_when_the_first_comment_is_due(chunked: 
         begun = await client.head()
         assert time.monotonic() - started < SILENT_S
         assert (begun.status, begun.get("content-type")) == (200, "text/event-stream; charset=utf-8")
-        assert begun.get("ratelimit-policy") == '"minute";q=5;w=60'
+        assert begun.get("ratelimit-policy") == '"limit.minute";q=5;w=60'
         assert begun.get("x-sluice-request-id")
         assert await payload_of(client) == COMMENT * 2 + EVENT + DONE
         # The connection is good for another request.

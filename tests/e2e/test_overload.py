@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from proxy.gateway.overload import MemoryGuard, resident_bytes
 from proxy.gateway.open_files import room_for_clients
+from proxy.gateway.overload import MemoryGuard, resident_bytes
 from proxy.wire.listener import MAX_SURPLUS
 from tests.e2e.test_streams import SSE, chunk, until
 from tests.support.gateway import gateway

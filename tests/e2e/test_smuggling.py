@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pytest
@@ -15,6 +16,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from proxy.admin.application import application
+from proxy.core.figure import Figure
 from proxy.gateway.worker import new_loop
 from proxy.wire.gate import RequestError
 from proxy.wire.head import RequestParser
@@ -372,9 +374,27 @@ async def test_a09_an_odd_host_opens_no_other_door(path: str, port: int, upstrea
     assert upstream.ledger == []
 
 
+class Bare:
+    """A gateway with nothing to tell."""
+
+    is_ready = True
+
+    def figures(self) -> list[Figure]:
+        return []
+
+    def workers(self) -> list[dict[str, object]]:
+        return []
+
+    def restart(self, why: str) -> bool:
+        return False
+
+    async def ask(self, name: str, params: Mapping[str, object]) -> object:
+        raise AssertionError("nobody was let in")
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/admin", "/metrics", "/config", "/v1/models"])
 async def test_a09_the_admin_plane_does_not_look_at_the_host(path: str) -> None:
-    server = HTTPServer(application(lambda: True))
+    server = HTTPServer(application(Bare(), "a token", "127.0.0.1"))
     (sock,) = bind_sockets(0, "127.0.0.1")
     server.add_socket(sock)
     statuses = []
@@ -387,5 +407,5 @@ async def test_a09_the_admin_plane_does_not_look_at_the_host(path: str) -> None:
         server.stop()
         await server.close_all_connections()
     plain, odd = statuses
-    assert plain == (200 if path == "/healthz" else 404)
+    assert plain == (200 if path in ("/healthz", "/metrics") else 404)
     assert odd in (plain, 400)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.core import messages
 from proxy.core.chain import Chain, check_order
 from proxy.core.exchange import Exchange, UpstreamSent
+from proxy.core.figure import Figure
 from proxy.core.headers import Headers
 from proxy.core.messages import Sentence
 from proxy.core.rate import Claim, Claims, Decision, Remaining, Rule, Window
@@ -87,7 +88,13 @@ class StubStore:
     def reset(self, claim: Claim) -> bool:
         raise NotImplementedError
 
+    async def open(self) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
+        raise NotImplementedError
+
+    def figures(self) -> list[Figure]:
         raise NotImplementedError
 
 
