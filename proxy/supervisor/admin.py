@@ -127,9 +127,9 @@ class Overview:
         yield "sluice_workers_ready", "gauge", "Workers that accept clients.", {}, len(supervisor.ready)
         yield "sluice_worker_restarts_total", "counter", "Workers started in the place of another.", {}, restarts
         text = "Beats that a worker should have sent."
-        yield "sluice_worker_beats_missed_total", "counter", text, {}, supervisor.missed_beats
+        yield "sluice_worker_beats_missed_total", "counter", text, {}, supervisor.watch.missed_beats
         text = "Workers killed because they were silent for too long."
-        yield "sluice_worker_frozen_kills_total", "counter", text, {}, supervisor.frozen_kills
+        yield "sluice_worker_frozen_kills_total", "counter", text, {}, supervisor.watch.frozen_kills
 
 
 def build_info() -> Figure:

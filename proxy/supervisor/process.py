@@ -108,9 +108,23 @@ class WorkerProcess:
                 self._kill(f"it was not ready after {patience.start_s:g} s")
             return 0
         before, self.missed = self.missed, max(int((now - self._heard_s) / patience.beat_s - 0.5), 0)
-        if self.missed >= patience.kill_after:
-            self._kill(f"it has missed {self.missed} beats")
         return max(self.missed - before, 0)
+
+    def is_frozen(self, patience: Patience) -> bool:
+        """Whether it is silent for so long that it has to go."""
+        return self.missed >= patience.kill_after and not self.doom
+
+    @property
+    def guilt(self) -> tuple[bool, float]:
+        """Of several that are silent the one with the most of this may be what the others wait for.
+
+        A worker that is stopped while it holds the lock of the shared limits holds up all of them.
+        """
+        return is_stopped(self.pid), -self._heard_s
+
+    def kill_frozen(self) -> None:
+        """It has missed too many beats."""
+        self._kill(f"it has missed {self.missed} beats")
 
     def has_fallen_silent(self, patience: Patience) -> bool:
         """Whether it is silent for longer than can be by chance; True once for each silence."""
@@ -149,6 +163,15 @@ class WorkerProcess:
 
     def __repr__(self) -> str:
         return f"worker {self.slot} (pid {self.pid})"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal or a debugger (proc(5), ``stat``)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
 class Slot:

@@ -23,6 +23,7 @@ from proxy.supervisor.rolling import Rolling
 from proxy.supervisor.sockets import Sockets
 from proxy.supervisor.supervised import Task
 from proxy.supervisor.tally import Tally
+from proxy.supervisor.watch import Watch
 
 if TYPE_CHECKING:
     from proxy.settings.model import Settings
@@ -56,8 +57,7 @@ class Supervisor:
         self.slots: list[Slot] = []
         self.tally = Tally()
         self.is_stopping = False
-        self.missed_beats = 0
-        self.frozen_kills = 0
+        self.watch = Watch(self.processes, self.patience)
         self._deaths: deque[float] = deque(maxlen=self.patience.most_deaths)
         self._was_ready = False
         self._was_cut = False
@@ -134,10 +134,9 @@ class Supervisor:
                 self.slots.append(Slot(number, task))
             for slot in self.slots:
                 self._fill(slot)
-            self._due_s = loop.time() + self.patience.beat_s
-            ticking = loop.call_at(self._due_s, self._tick)
+            self.watch.start(loop)
             status = await self._ended
-            ticking.cancel()
+            self.watch.stop()
         finally:
             os.close(lock)
         return status
@@ -184,23 +183,6 @@ class Supervisor:
         return self._loop.time()
 
     # watching
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        late_s = now - self._due_s
-        if late_s < self.patience.beat_s:
-            late_s = 0.0
-        self._due_s = now + self.patience.beat_s
-        self._loop.call_at(self._due_s, self._tick)
-        for process in self.processes():
-            had_doom = bool(process.doom)
-            self.missed_beats += process.watch(self.patience, late_s)
-            if process.doom and not had_doom:
-                log.error("%r is killed: %s", process, process.doom)
-                self.frozen_kills += 1
-            elif process.has_fallen_silent(self.patience):
-                log.warning("%r has missed %d beats; its stacks follow", process, process.missed)
-                process.dump()
 
     def processes(self) -> Iterator[WorkerProcess]:
         """Every worker there is."""

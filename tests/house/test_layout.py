@@ -58,8 +58,8 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     (
         "supervisor/test_supervisor.py",
         "who has died, is replaced or drains shows only in processes",
-        "supervisor/process supervisor/rolling supervisor/sockets supervisor/supervised supervisor/admin "
-        "gateway/figures",
+        "supervisor/process supervisor/rolling supervisor/watch supervisor/sockets supervisor/supervised "
+        "supervisor/admin gateway/figures",
     ),
     (
         "wire/test_server_connection.py",

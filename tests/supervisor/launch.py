@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -96,6 +97,10 @@ def prepare(worker: Worker) -> None:
     def show(params: Params) -> object:
         if params["subject"] == "block":
             time.sleep(30)
+        if params["subject"] == "hold":
+            assert worker._limits is not None
+            with worker._limits.store.env.begin(write=True):
+                os.kill(os.getpid(), signal.SIGSTOP)
         return {"subject": params["subject"], "pid": os.getpid()}
 
     async def reset(params: Params) -> object:

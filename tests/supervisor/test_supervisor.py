@@ -141,6 +141,26 @@ def test_a_frozen_worker_is_killed_and_replaced() -> None:
         assert gateway.figure("sluice_worker_beats_missed_total") >= 10
 
 
+def test_workers_that_wait_for_a_frozen_one_are_spared() -> None:
+    limit = {"stages": {"limit": {"minute": 10_000}}, "chain": ["limit", "upstream"]}
+    with launched({"beat_s": 0.1}, workers=3, **limit) as gateway:
+        before = gateway.wait_for_workers(3)
+        # It stops itself while it holds the lock of the shared limits.
+        asking = threading.Thread(target=gateway.ask, args=("/-/limits?subject=hold",))
+        asking.start()
+        time.sleep(0.1)
+        clients = [socket.create_connection(("127.0.0.1", gateway.port), 5) for _ in range(24)]
+        for client in clients:
+            client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: g\r\n\r\n")
+        gateway.wait_for(r"is killed: it has missed")
+        after = gateway.wait_for_workers(3)
+        assert len(set(before.values()) & set(after.values())) == 2
+        assert gateway.figure("sluice_worker_frozen_kills_total") == 1
+        for client in clients:
+            client.close()
+        asking.join()
+
+
 def test_a_worker_that_is_busy_for_too_long_shows_with_what() -> None:
     with launched({"beat_s": 0.05, "kill_after": 30}) as gateway:
         (pid,) = gateway.wait_for_workers(1).values()
