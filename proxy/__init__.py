@@ -39,9 +39,15 @@ def mount(config: str | Path | Mapping[str, object], environ: Mapping[str, str] 
     application stops.
     """
     from proxy.gateway.plane import DataPlane
-    from proxy.settings import load
+    from proxy.settings import ConfigError, Problem, load
+    from proxy.settings.stores import store_of
 
     loaded = load(config, environ or {})
     for notice in loaded.notices:
         logging.getLogger("sluice").warning("%s", notice)
-    return DataPlane(loaded.settings)
+    # How many processes there are is the application's affair: each counts in its own memory, or all in Redis.
+    settings = loaded.settings.model_copy(update={"workers": 1})
+    if store_of(settings).kind == "shared":
+        why, hint = "shared needs `sluice serve`, whose workers share it", "write memory, or the URL of a Redis"
+        raise ConfigError([Problem(loaded.origins["limits.store"], "limits.store", why, hint)])
+    return DataPlane(settings)

@@ -48,13 +48,16 @@ def find_token(port: int, environ: Mapping[str, str]) -> str:
 
     Raises OSError: FileNotFoundError if there is none.
     """
+    found: list[tuple[int, str]] = []
     for root in _roots(environ):
         directory = root / _directory_name()
-        try:
+        with suppress(FileNotFoundError):
             _check(directory)
-            return (directory / _name(port)).read_text("ascii").strip()
-        except FileNotFoundError:
-            continue
+            file = directory / _name(port)
+            found.append((file.stat().st_mtime_ns, file.read_text("ascii").strip()))
+    if found:
+        # A gateway that was killed leaves its file behind, and the next one may have had another place.
+        return max(found)[1]
     raise FileNotFoundError(
         errno.ENOENT, "no gateway of this user has left a token; set admin.token, or run as its user", _name(port)
     )

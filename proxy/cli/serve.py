@@ -38,7 +38,8 @@ def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return Supervisor(loaded.settings, environ).run()
     from proxy.supervisor.alone import serve_alone
 
-    return serve_alone(loaded.settings, environ)
+    # "auto" is one here, and one counts in memory.
+    return serve_alone(loaded.settings.model_copy(update={"workers": 1}), environ)
 
 
 def check_workers(loaded: Loaded, *, can_fork: bool) -> None:

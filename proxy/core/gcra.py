@@ -67,6 +67,10 @@ class Gcra:
         since = max(now - account[0], 0.0)
         return tuple([_remaining(account[i] - since * w.limit, rule, w, now) for i, w in enumerate(rule.windows, 1)])
 
+    def still(self, account: array[float], rule: Rule, now: float) -> array[float]:
+        """A copy of the account: it has no more than a number a window."""
+        return account[:]
+
     def last(self, account: array[float]) -> float:
         """When the account was charged last."""
         return account[0]

@@ -52,6 +52,10 @@ class Algorithm(Protocol):
         """What each window has left."""
         ...
 
+    def still(self, account: array[float], rule: Rule, now: float) -> array[float]:
+        """A copy of the account, without what counts no more."""
+        ...
+
     def last(self, account: array[float]) -> float:
         """When the account was charged last. After the rule's longest window it is as good as empty."""
         ...
@@ -61,13 +65,15 @@ class Rule:
     """How many requests each subject may send. ``name`` is the operator's: ``limit``, ``limit.per_key``.
 
     ``burst`` is how many may come at once where the algorithm is not `sliding`; ``max_subjects`` how many subjects
-    a store keeps apart. ``space`` tells accounts of different rules apart, and those that mean different things.
+    a store keeps apart. ``space`` tells accounts of different rules apart, and those that mean different things;
+    ``crowd`` tells apart whose subjects may share an account for want of room.
     """
 
     __slots__ = (
         "algorithm",
         "burst",
         "capacity",
+        "crowd",
         "labels",
         "longest_s",
         "max_subjects",
@@ -96,6 +102,8 @@ class Rule:
         self.capacity = max((window.limit for window in windows), default=0)
         self.longest_s = max((window.seconds for window in windows), default=0)
         self.labels = tuple(f"{name}.{window.name}" for window in windows)
+        # Who shares an account for want of room has the same numbers: else one forgets what another was charged.
+        self.crowd = ",".join(f"{window.limit}/{window.seconds}" for window in windows)
         seconds = ",".join(str(window.seconds) for window in windows)
         # The times of a ring serve any windows; the numbers of gcra belong to theirs.
         self.space = f"{name}/sliding" if algorithm.name == "sliding" else f"{name}/{algorithm.name}/{seconds}"
@@ -103,7 +111,7 @@ class Rule:
     def share(self, hosts: int) -> Rule:
         """The rule for one of so many hosts that cannot ask each other: its part of every limit, rounded up."""
         windows = tuple(Window(w.name, -(-w.limit // hosts), w.seconds) for w in self.windows)
-        return Rule(
+        share = Rule(
             self.name,
             windows,
             self.algorithm,
@@ -111,6 +119,9 @@ class Rule:
             max_subjects=self.max_subjects,
             on_store_error=self.on_store_error,
         )
+        # Rules that ask the same accounts by turns do so here, too.
+        share.capacity, share.longest_s, share.crowd = -(-self.capacity // hosts), self.longest_s, self.crowd
+        return share
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{window.limit} per {window.name}" for window in self.windows)

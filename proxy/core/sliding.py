@@ -55,6 +55,10 @@ class Sliding:
         """What each window has left. O(log L)."""
         return tuple([_remaining(account, window, now) for window in rule.windows])
 
+    def still(self, account: array[float], rule: Rule, now: float) -> array[float]:
+        """A copy of the account, without what counts no more."""
+        return account[bisect_right(account, now - rule.longest_s) :]
+
     def last(self, account: array[float]) -> float:
         """When the account was charged last."""
         return account[-1]
@@ -68,7 +72,8 @@ def _remaining(ring: array[float], window: Window, now: float) -> Remaining:
         return Remaining(window, limit, 0.0)
     # Most rings hold nothing older than the longest window.
     first = 0 if ring[0] > begin else bisect_right(ring, begin)
-    return Remaining(window, max(limit - length + first, 0), ring[first] - begin)
+    # Rules that share an account may have admitted more than this one does: its next unit comes with the L-th last.
+    return Remaining(window, max(limit - length + first, 0), ring[max(first, length - limit)] - begin)
 
 
 SLIDING = Sliding()

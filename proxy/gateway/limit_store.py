@@ -18,12 +18,15 @@ from proxy.stages.limit_rules import LimitRule
 
 if TYPE_CHECKING:
     from proxy.limits.address import StoreAddress
+    from proxy.limits.instance import HeldDirectory
     from proxy.limits.shared import SharedStore
     from proxy.limits.snapshot import Saver, Snapshot
     from proxy.settings.model import Settings
 
 log = logging.getLogger("sluice")
 
+HELD_S = 6.0
+"""For how long to ask for a directory that another gateway has."""
 SWEEP_AGAIN_S = 1.0
 """When to sweep again after it has failed."""
 
@@ -34,20 +37,21 @@ class SharedPlace:
     ``saved`` is where they survive a restart, if anywhere. Opens no table. Raises OSError that says what to do.
     """
 
-    def __init__(self, max_bytes: int, saved: str | None) -> None:
-        from proxy.limits.instance import hold_directory, open_instance, room_for
+    def __init__(self, max_bytes: int, saved: str | None, workers: int = 1) -> None:
+        from proxy.limits.instance import open_instance, room_for
 
         try:
             self._instance = open_instance()
         except OSError as error:
             raise OSError(error.errno, str(error), "limits.store") from None
         self.path = self._instance.path
+        self.workers = workers
         self.saved: Path | None = None
         self._held = None
         try:
             self.max_bytes = room_for(self.path, max_bytes)
             if saved is not None:
-                self._held = hold_directory(Path(saved))
+                self._held = _hold(Path(saved))
                 self.saved = self._held.path
         except (OSError, ValueError) as error:
             self.close()
@@ -55,6 +59,10 @@ class SharedPlace:
             raise OSError(getattr(error, "errno", None) or errno.ENOSPC, str(error), where) from None
         if self._instance.warning:
             log.warning("%s", self._instance.warning)
+
+    def descriptors(self) -> set[int]:
+        """The open files a worker keeps, so that nobody takes the place away while it lives."""
+        return {self._instance.descriptor} | (set() if self._held is None else {self._held.descriptor})
 
     def close(self) -> None:
         """Remove the directory; what was saved stays. In a forked child: nothing."""
@@ -66,22 +74,37 @@ class SharedPlace:
         return f"<SharedPlace {self.path}>"
 
 
+def _hold(path: Path) -> HeldDirectory:
+    """Take the directory; the workers of a gateway that was killed may have it for a few seconds more."""
+    from proxy.limits.instance import hold_directory
+
+    end = time.monotonic() + HELD_S
+    while True:
+        try:
+            return hold_directory(path)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            # Nothing else is to be done yet: no loop runs.
+            time.sleep(0.1)
+
+
 def needs_place(settings: Settings) -> bool:
     """Whether workers share something on this machine: the store itself, or what counts while a server is away."""
     store = store_of(settings)
     return store.kind == "shared" or (is_remote(store) and settings.workers != 1 and _may_count_here(settings))
 
 
-def open_place(settings: Settings) -> SharedPlace | None:
-    """The place the settings ask for, if any. Raises OSError."""
+def open_place(settings: Settings, workers: int = 1) -> SharedPlace | None:
+    """The place the settings ask for, if any, for so many workers. Raises OSError."""
     if not needs_place(settings):
         return None
     limits = settings.limits
-    return SharedPlace(limits.max_bytes, limits.dir if store_of(settings).kind == "shared" else None)
+    return SharedPlace(limits.max_bytes, limits.dir if store_of(settings).kind == "shared" else None, workers)
 
 
-def open_store(settings: Settings, clock: Clock, here: SharedStore | None = None) -> LimitStore:
-    """The store of one process; ``here`` is what its machine shares, where there is such a thing.
+def open_store(settings: Settings, clock: Clock, here: SharedStore | None = None, *, workers: int = 1) -> LimitStore:
+    """The store of one of so many workers; ``here`` is what their machine shares, where there is such a thing.
 
     Raises ValueError for a store that needs a place, without one.
     """
@@ -89,7 +112,7 @@ def open_store(settings: Settings, clock: Clock, here: SharedStore | None = None
     if store.kind == "shared":
         if here is None:
             raise ValueError("limits.store: shared needs `sluice serve`; count in memory here, or in Redis")
-        return GuardedStore(here, MemoryStore(clock))
+        return GuardedStore(here, MemoryStore(clock), processes=workers, clock=clock)
     if is_remote(store):
         return _remote(settings, store, MemoryStore(clock) if here is None else here, clock)
     return MemoryStore(clock)
@@ -106,7 +129,8 @@ def _remote(settings: Settings, address: StoreAddress, here: LimitStore, clock: 
         namespace=limits.namespace,
         timeout_s=limits.timeout_s,
         ca_file=limits.ca_file,
-        spread=_have_one_subject(settings),
+        # Elsewhere it would only give the counters other names as soon as a limit is added.
+        spread=address.kind == "cluster" and _have_one_subject(settings),
     )
     return OutageStore(store, here, hosts=limits.hosts, clock=clock)
 
@@ -149,13 +173,14 @@ class SharedLimits:
             again_s = SWEEP_AGAIN_S
         self._sweeping = loop.call_later(again_s, self._sweep, loop)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Sweep no more, and save what has changed; the store itself is closed by whoever uses it."""
         if self._sweeping is not None:
             self._sweeping.cancel()
         if self._saver is not None:
-            # Every worker does, so that the last one to end saves what the last requests were charged.
-            self._saver.close()
+            # Every worker does, so that the last one to end saves what the last requests were charged; in a thread,
+            # because a slow disk must not keep it from beating.
+            await asyncio.to_thread(self._saver.close)
 
 
 def wall_clock() -> float:

@@ -35,6 +35,8 @@ log = logging.getLogger("sluice")
 
 EX_UNAVAILABLE = 69
 """Exit status for a port that is not to be had (<sysexits.h>)."""
+OWN_GAUGES = frozenset({"sluice_limit_store_up"})
+"""Gauges of a limit store that each worker has for itself: its own way to the store."""
 EX_CUT = 1
 """Exit status of a gateway that had to cut exchanges to stop."""
 
@@ -112,9 +114,11 @@ class Worker:
         self._stop_now: asyncio.Future[None] = self._loop.create_future()
         self.questions: dict[str, Handler] = {}
         self._is_stopping = False
+        self._is_replaced = False
         self._at_close: list[Callable[[], None]] = []
         self._access_log = self._open_access_log()
-        store = open_store(settings, time.monotonic, None if self._limits is None else self._limits.store)
+        here = None if self._limits is None else self._limits.store
+        store = open_store(settings, time.monotonic, here, workers=1 if place is None else place.workers)
         self.plane = DataPlane(settings, self._access_log, store=store)
         asked = LimitQuestions(self.plane.chain, store)
         self.on_question("limits.show", asked.show)
@@ -188,7 +192,10 @@ class Worker:
     def store_figures(self) -> list[Figure]:
         """What the limit store counts. Of what several workers share one of them tells the size."""
         told = self._last_told or self.plane.store.figures()
-        return told if self._is_keeper else [figure for figure in told if figure[1] == "counter"]
+        if self._is_keeper and not self._is_replaced:
+            return told
+        own = frozenset() if self._is_replaced else OWN_GAUGES  # of the two in a slot one speaks
+        return [figure for figure in told if figure[1] == "counter" or figure[0] in own]
 
     def at_close(self, callback: Callable[[], None]) -> None:
         """Call this when everything ends."""
@@ -226,6 +233,7 @@ class Worker:
     async def run(self) -> bool:
         """Serve until told to leave, then drain; False if exchanges had to be cut."""
         how = await self._stop
+        self._is_replaced = how.is_replaced
         if not how.is_replaced:
             self.stand_aside()
         if how.delay_s:
@@ -246,7 +254,7 @@ class Worker:
             callback()
         await self.listener.close()
         if self._limits is not None:
-            self._limits.close()
+            await self._limits.close()
         self._last_told = self.plane.store.figures()
         await self.plane.close()
         if self._own_place is not None:

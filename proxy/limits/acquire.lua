@@ -45,7 +45,8 @@ end
 
 -- A clock that is behind the newest charge of a subject stands still until it has caught up.
 local function settle(claim, newest)
-  if not newest or newest > now + claim.longest then
+  -- What is no number is unequal to itself.
+  if not newest or newest ~= newest or newest > now + claim.longest then
     return false
   end
   claim.clock = max(now, newest)
@@ -121,6 +122,9 @@ function sliding.remaining(claim, limit, seconds)
     return limit, 0
   end
   local first, time = first_behind(claim, limit, begin)
+  if length - limit > first then
+    time = ring(claim, -limit)
+  end
   return max(limit - length + first, 0), time - begin
 end
 
@@ -212,7 +216,7 @@ for _, claim in ipairs(claims) do
   end
   for window = 1, #claim.limits do
     local left, reset = claim.algorithm.remaining(claim, claim.limits[window], claim.seconds[window], window)
-    answer[#answer + 1] = left
+    answer[#answer + 1] = text(left)
     answer[#answer + 1] = text(reset > 0 and reset + (claim.clock - now) or 0)
   end
 end

@@ -8,9 +8,13 @@ from typing import Protocol
 from proxy.core.figure import Figure
 from proxy.core.rate import Claim, Claims, Decision
 from proxy.limits.bypass import Bypass
-from proxy.limits.store import LimitStore, Standing, StoreError
+from proxy.limits.store import Clock, LimitStore, Standing, StoreError
 
 log = logging.getLogger("sluice.limits")
+
+
+CALM_S = 1.0
+"""So long without a failure, and the store has room again: where it is short a small account fits and a large not."""
 
 
 class NearStore(LimitStore, Protocol):
@@ -32,13 +36,16 @@ class NearStore(LimitStore, Protocol):
 class GuardedStore:
     """Asks ``store``, and whenever that fails decides as each claim's rule says, with ``local`` beside it.
 
+    ``local`` is this process's own, one of so many ``processes``: its claims get their part of each limit.
     There is no breaker: a store that is full says so at once, and has room again as soon as something has expired.
     """
 
-    def __init__(self, store: NearStore, local: LimitStore) -> None:
+    def __init__(self, store: NearStore, local: LimitStore, *, processes: int = 1, clock: Clock) -> None:
         self._store = store
-        self._bypass = Bypass(local)
+        self._bypass = Bypass(local, processes)
+        self._clock = clock
         self._is_failing = False
+        self._failed_s = 0.0
 
     async def open(self) -> None:
         """There is nothing to be reached."""
@@ -48,11 +55,12 @@ class GuardedStore:
         try:
             decision = self._store.acquire(claims)
         except StoreError as error:
+            self._failed_s = self._clock()
             if not self._is_failing:
                 self._is_failing = True
                 log.error("limits: %s: deciding without it, as on_store_error says", error)
             return self._bypass.decide(claims)
-        if self._is_failing:
+        if self._is_failing and self._clock() - self._failed_s >= CALM_S:
             self._is_failing = False
             log.warning("limits: %r has room again", self._store)
         return decision

@@ -44,6 +44,11 @@ class Instance:
         self._owner = owner
         self._pid = os.getpid()
 
+    @property
+    def descriptor(self) -> int:
+        """The open file that says it is ours, for the workers to keep: a state must not outlive its owner's lock."""
+        return self._owner
+
     def close(self) -> None:
         """Remove the directory. In a forked child: nothing."""
         if self._owner >= 0 and os.getpid() == self._pid:
@@ -90,6 +95,11 @@ class HeldDirectory:
         self.path = path
         self._lock = lock
         self._pid = os.getpid()
+
+    @property
+    def descriptor(self) -> int:
+        """The open file by which it is held, for the workers to keep: one that lives may still save."""
+        return self._lock
 
     def close(self) -> None:
         """Let another gateway have it. In a forked child: nothing."""

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from proxy.core.figure import Figure
 from proxy.core.rate import Claim, Claims, Decision, Remaining, Rule, Window
-from proxy.limits.store import Clock, Standing
+from proxy.limits.store import MOST_TAKEN, Clock, Standing
 
 
 class MemoryStore:
@@ -45,14 +45,14 @@ class MemoryStore:
             wait, window = rule.algorithm.wait(account, rule, now)
             if window is not None and wait > worst:
                 worst, refused, refusing = wait, claim, window
-            overflow = overflow or account is table.overflow
+            overflow = overflow or account is table.overflow.get(rule.crowd)
             found.append((table, claim, account))
         left: tuple[Remaining, ...] = ()
         for index, (table, (rule, subject), account) in enumerate(found):
             # Subjects that share an account pay once: the decision was about one unit.
             if refused is None and not (overflow and any(account is paid for _, _, paid in found[:index])):
                 rule.algorithm.charge(account, rule, now)
-                table.keep(subject, account)
+                table.keep(subject, account, rule)
             left += rule.algorithm.remaining(account, rule, now)
         return Decision(refused is None, worst, refused, refusing, left, now, overflow)
 
@@ -65,7 +65,9 @@ class MemoryStore:
             if table is None or table.give_back(subject, rule, decision.at):
                 continue
             if decision.overflow and table not in shared:
-                rule.algorithm.give_back(table.overflow, rule, decision.at)
+                overflow = table.overflow.get(rule.crowd)
+                if overflow is not None:
+                    rule.algorithm.give_back(overflow, rule, decision.at)
                 shared.append(table)
 
     def standing(self, claim: Claim) -> Standing:
@@ -73,8 +75,9 @@ class MemoryStore:
         rule, subject = claim
         table = self._tables.get(rule.space)
         account = None if table is None else table.known(subject)
-        empty = table.overflow if table is not None and account is None else array("d")
-        left = rule.algorithm.remaining(empty if account is None else account, rule, self._clock())
+        shared = None if table is None else table.overflow.get(rule.crowd)
+        asked = account or shared or array("d")
+        left = rule.algorithm.remaining(asked, rule, self._clock())
         return Standing(left, account is not None)
 
     def reset(self, claim: Claim) -> bool:
@@ -107,7 +110,7 @@ class _Table:
     """
 
     def __init__(self, rule: Rule) -> None:
-        self.overflow: array[float] = array("d")
+        self.overflow: dict[str, array[float]] = {}
         self._accounts: OrderedDict[str, array[float] | float] = OrderedDict()
         self._max_subjects = rule.max_subjects
         self._longest_s = rule.longest_s
@@ -129,17 +132,19 @@ class _Table:
         # Overrides may have longer windows than the rule they belong to.
         self._longest_s = max(self._longest_s, rule.longest_s)
         self._drop_expired(now)
-        if self.overflow and self._last(self.overflow) + self._longest_s <= now:
-            self.overflow = array("d")
+        shared = self.overflow.get(rule.crowd)
+        if shared is None or (shared and self._last(shared) + self._longest_s <= now):
+            shared = self.overflow[rule.crowd] = array("d")
         new = sum(table is self and claim.subject not in self._accounts for table, claim, _ in found)
         if len(self._accounts) + new >= self._max_subjects:
-            return self.overflow
+            return shared
         # A new subject may have paid into the shared account so far: it takes that along.
-        return self.overflow[:]
+        taken = rule.algorithm.still(shared, rule, now)
+        return shared if len(taken) > MOST_TAKEN else taken
 
-    def keep(self, subject: str, account: array[float]) -> None:
+    def keep(self, subject: str, account: array[float], rule: Rule) -> None:
         """The account was charged."""
-        if account is not self.overflow:
+        if account is not self.overflow.get(rule.crowd):
             accounts = self._accounts
             accounts[subject] = account[0] if len(account) == 1 else account
             accounts.move_to_end(subject)

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
 from proxy.core.figure import Figure
-from proxy.core.rate import Claim, Claims, Decision, Rule
+from proxy.core.gcra import GCRA
+from proxy.core.rate import Claim, Claims, Decision, Rule, Window
 from proxy.limits.address import StoreAddress
 from proxy.limits.redis_call import Call, Keys, Plan, command
 from proxy.limits.redis_link import Link, Trouble, scrubbed
@@ -44,7 +45,13 @@ the answer has come and only needs to be read, and the store is not to blame."""
 SILENT_S = 1.0
 """A connection on which nothing was answered for so long is given up."""
 
+AROUND_S = 0.003
+"""What of its budget a call leaves to what is around it."""
+
 MOST_PLANS = 1000
+
+PROBE = Rule("probe", (Window("second", 1_000_000, 1),), GCRA, burst=1_000_000)
+"""What is asked to see whether the server decides again; it never refuses."""
 
 
 class RedisStore:
@@ -70,7 +77,8 @@ class RedisStore:
         if address.kind in ("memory", "shared"):
             raise ValueError(f"{address.kind} is no server")
         self.address = address
-        self._timeout_s = timeout_s
+        # A client waits for more than the call: for the loop to hear of it, and for its answer to be written.
+        self._timeout_s = timeout_s - min(AROUND_S, timeout_s / 10)
         self._clock = clock
         self._outlives_s = OUTLIVES_S if clock is None else OUTLIVES_OWN_CLOCK_S
         self._keys = Keys(namespace, spread)
@@ -119,13 +127,16 @@ class RedisStore:
     async def probe(self) -> None:
         """Connect anew and see whether the server takes a write in time; if so, further calls go there.
 
-        Raises `StoreError` if not. A write, because a replica and a server without memory answer anything else.
+        Raises `StoreError` if not. A decision that writes: replicas, servers without memory, and those that forbid
+        scripts answer anything else.
         """
         self._loop = asyncio.get_running_loop()
-        sent = command(b"SET", self._keys.probe, b"1", b"PX", b"1000")
+        claims = (Claim(PROBE, ""),)
+        call = self._plan(claims).acquire(claims, self._now())
+        sent, slot = call.by_text + call.rest, self._keys.slot_of("")
         try:
             async with asyncio.timeout(CONNECT_S + self._timeout_s):
-                answer = await self._nodes.renew(self._keys.slot, sent, self._timeout_s)
+                answer = await self._nodes.renew(slot, sent, self._timeout_s)
         except TimeoutError:
             raise Trouble("timeout", "the server did not answer in time") from None
         self._checked(answer)
@@ -186,7 +197,7 @@ class RedisStore:
                 answer = await ask(*asked, **more)
         except TimeoutError:
             self._nodes.distrust(SILENT_S)
-            raise Trouble("timeout", f"no answer within {timeout_s * 1000:.0f} ms") from None
+            raise Trouble("timeout", "no answer in time") from None
         finally:
             nearly.cancel()
         return self._checked(answer)

@@ -94,11 +94,6 @@ class Keys:
         """The slot of a cluster that a subject's accounts are in."""
         return key_slot(self.tag(subject).encode("ascii")) if self.spread else self.slot
 
-    @property
-    def probe(self) -> bytes:
-        """A key to try writing with; it counts nothing."""
-        return f"{self.namespace}:probe:{{{self.namespace}}}".encode("ascii")
-
 
 class Call(NamedTuple):
     """A script call: the command up to the keys, by the script's hash and by its text, and what follows."""

@@ -193,7 +193,7 @@ class SharedStore:
             space = self._space(rule)
             with self._begin() as txn:
                 own = txn.get(space.key(subject))
-                value = txn.get(space.shared_key) if own is None else own
+                value = txn.get(space.shared_key(rule)) if own is None else own
         except lmdb.Error as error:
             raise self._failed(error) from None
         if value is not None:

@@ -12,6 +12,11 @@ Clock = Callable[[], float]
 """Seconds on a monotonic clock."""
 
 
+MOST_TAKEN = 64
+"""Floats that a subject takes along from an account it shared. While there are more it stays there: copies of a ring
+of thousands would be as many as there are subjects."""
+
+
 class StoreError(Exception):
     """The store could not be asked, or has no room. The text names no secret."""
 

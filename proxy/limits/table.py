@@ -48,6 +48,7 @@ class Space:
     """The accounts of one space: how their keys are made."""
 
     __slots__ = (
+        "_shared",
         "count_key",
         "hashed",
         "longest_s",
@@ -56,7 +57,6 @@ class Space:
         "number",
         "plain",
         "position",
-        "shared_key",
     )
 
     def __init__(self, number: int, name: str) -> None:
@@ -64,7 +64,7 @@ class Space:
         self.number = number
         self.name = name
         self.count_key = prefix + bytes((COUNT,))
-        self.shared_key = prefix + bytes((SHARED,))
+        self._shared = prefix + bytes((SHARED,))
         self.plain = prefix + PLAIN
         self.hashed = prefix + HASHED
         # Where to look for the next expired account when there is no room.
@@ -84,6 +84,10 @@ class Space:
         if len(text) <= MAX_PLAIN_BYTES:
             return self.plain + text
         return self.hashed + blake2b(text, digest_size=HASH_BYTES).digest()
+
+    def shared_key(self, rule: Rule) -> bytes:
+        """The key of the account that subjects of the same numbers share without room. At most 23 bytes."""
+        return self._shared + blake2b(rule.crowd.encode("ascii"), digest_size=HASH_BYTES).digest()
 
     def count(self, txn: Txn) -> int:
         """How many subjects have an account of their own."""

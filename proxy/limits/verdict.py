@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from proxy.core.rate import Claim, Claims, Decision, Remaining, Window
 from proxy.limits import table
+from proxy.limits.store import MOST_TAKEN
 from proxy.limits.sweep import make_room
 from proxy.limits.table import Space
 
@@ -53,10 +54,10 @@ def weigh(
     for claim, space in zip(claims, spaces, strict=True):
         rule = claim.rule
         entry = _find(txn, claim, space, now, room_bytes, found)
-        if entry.key is space.shared_key:
+        if entry.key[2] == table.SHARED:
             if may_write and make_room(txn, space, now, {other.key for other in found}):
                 entry = _find(txn, claim, space, now, room_bytes, found)
-            overflow = overflow or entry.key is space.shared_key
+            overflow = overflow or entry.key[2] == table.SHARED
         found.append(entry)
         wait, window = rule.algorithm.wait(entry.account, rule, now)
         if window is not None and wait > worst:
@@ -68,23 +69,34 @@ def _find(txn: table.Txn, claim: Claim, space: Space, now: float, room_bytes: in
     """The account to decide on: the subject's own, a new one, or without room the shared one."""
     key = space.key(claim.subject)
     value = txn.get(key)
-    is_new = False
+    is_new = value is None
+    account = array("d", value or b"")
     if value is None:
-        # A new subject may have paid into the shared account so far: it takes that along.
-        value = txn.get(space.shared_key)
-        if value is not None and table.expires_at(value) <= now:
-            value = None
-        is_new = _has_room(txn, space, room_bytes, found)
-        if not is_new:
-            key = space.shared_key
+        shared_key = space.shared_key(claim.rule)
+        account = array("d", txn.get(shared_key) or b"")
+        if account and account[-1] <= now:
+            account = array("d")
+        taken = _taken(account, claim, now)
+        if len(taken) > MOST_TAKEN or not _has_room(txn, space, room_bytes, found):
+            key, is_new = shared_key, False
+        else:
+            account = taken
     for other in found:
         if other.key == key:
             # The request pays once: where the limit is one, it would wait for ever otherwise.
             return other._replace(claim=claim, is_new=False, pays=False)
-    account = array("d", value or b"")
     if account:
         account.pop()
     return Found(claim, space, key, account, is_new)
+
+
+def _taken(shared: array[float], claim: Claim, now: float) -> array[float]:
+    """What a new subject takes along of the account it may have paid into so far, and the expiry behind it."""
+    if not shared:
+        return shared
+    taken = claim.rule.algorithm.still(shared[:-1], claim.rule, now)
+    taken.append(shared[-1])
+    return taken
 
 
 def _has_room(txn: table.Txn, space: Space, room_bytes: int, found: list[Found]) -> bool:
@@ -111,7 +123,7 @@ def give_back(txn: table.Txn, claims: Claims, spaces: list[Space], decision: Dec
     for claim, space in zip(claims, spaces, strict=True):
         key = space.key(claim.subject)
         if txn.get(key) is None:
-            shared[space.shared_key] = claim
+            shared[space.shared_key(claim.rule)] = claim
         elif _undo(txn, claim, key, decision.at):
             space.add(txn, -1)
     # Else what was charged is forgotten, and what the shared account holds is another's.

@@ -39,6 +39,9 @@ _PER: dict[str, Message] = {
 }
 _NOT_SENT = UpstreamSent.NO
 _REMEMBERED_ADDRESSES = 16_384
+_REMEMBERED_FIELDS = 1000
+_PATIENCE_S = 120.0
+"""OpenAI's SDKs wait no longer; older ones would ask again at once and in vain."""
 
 
 class LimitConfig(LimitRule, StageConfig):
@@ -155,6 +158,8 @@ class Limit(Stage):
         key = rules if len(rules) > 1 else rules[0]
         fields = self._fields.get(key)
         if fields is None:
+            if len(self._fields) >= _REMEMBERED_FIELDS:
+                self._fields.clear()
             fields = self._fields[key] = LimitFields(rules)
         return fields
 
@@ -217,11 +222,12 @@ class Limit(Stage):
         return "; ".join(said) or "no limit is set"
 
 
-def _retry_fields(wait_s: float) -> tuple[tuple[HeaderField, HeaderField], int]:
-    """``Retry-After`` and ``Retry-After-Ms``, and the seconds.
+def _retry_fields(wait_s: float) -> tuple[tuple[HeaderField, ...], int]:
+    """``Retry-After`` and ``Retry-After-Ms``, ``X-Should-Retry`` if it is too long to wait for, and the seconds.
 
     Rounded up to the unit sent, so that a client that waits so long is never refused again for it.
     """
     milliseconds = ceil(wait_s * 1000)
     seconds = -(-milliseconds // 1000)
-    return (field(b"Retry-After", b"%d" % seconds), field(b"Retry-After-Ms", b"%d" % milliseconds)), seconds
+    fields = (field(b"Retry-After", b"%d" % seconds), field(b"Retry-After-Ms", b"%d" % milliseconds))
+    return (fields if wait_s <= _PATIENCE_S else (*fields, field(b"X-Should-Retry", b"false"))), seconds

@@ -168,6 +168,9 @@ class LimitRule(_Section):
             if "credential" not in self.parts:
                 raise ValueError("a key has numbers of its own only where the limit counts by credential")
             return subject[: len(KEY_PREFIX) + KEY_DIGITS]
+        if self.algorithm == "gcra" and "client_ip" not in self.parts:
+            # One number a window cannot leak at two rates.
+            raise ValueError("gcra cannot count one subject by two numbers; add client_ip to by, or use sliding")
         if subject == UNIX:
             return UNIX
         network = parse_network(subject)

@@ -192,7 +192,7 @@ def _share_accounts(rules: list[Rule]) -> None:
     capacity = max(rule.capacity for rule in rules)
     longest_s = max(rule.longest_s for rule in rules)
     for rule in rules:
-        rule.capacity, rule.longest_s = capacity, longest_s
+        rule.capacity, rule.longest_s, rule.crowd = capacity, longest_s, ""
 
 
 def _called(parts: tuple[By, ...], client_ip: str, key: str | None, path: str) -> str:

@@ -57,7 +57,7 @@ class AdminPort:
         from proxy.admin.application import AdminServer
 
         self._server = AdminServer(self._bound.sockets, gateway, self._token, self._host)
-        log.info("admin on http://%s:%d", self._host, self.port)
+        log.info("admin on %s", Endpoint().url((self._host, self.port)))
 
     def close(self) -> None:
         """Let go of the port, and remove the token."""
@@ -104,6 +104,8 @@ class Overview:
         from proxy.admin.application import Unavailable
 
         ready = self._supervisor.ready
+        # Nobody else is asked afterwards: a question that stops one worker would stop the next one, too.
+        ready = [process for process in ready if not process.missed] or ready
         if not ready:
             raise Unavailable
         self._asked += 1

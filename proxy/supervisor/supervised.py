@@ -39,7 +39,8 @@ class Task:
 
     def descriptors(self) -> set[int]:
         """Those it needs."""
-        return {sock.fileno() for row in self.sockets for sock in row} | {self.channel.fileno(), self.log_lock}
+        kept = {sock.fileno() for row in self.sockets for sock in row} | {self.channel.fileno(), self.log_lock}
+        return kept if self.place is None else kept | self.place.descriptors()
 
 
 class Link:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from proxy.supervisor.fork import ending
 from proxy.supervisor.process import Patience, Slot, WorkerProcess
 from proxy.supervisor.rolling import Rolling
 from proxy.supervisor.sockets import Sockets
-from proxy.supervisor.supervised import Task
+from proxy.supervisor.supervised import DUMP_SIGNAL, Task
 from proxy.supervisor.tally import Tally
 from proxy.supervisor.watch import Watch
 
@@ -32,6 +33,8 @@ log = logging.getLogger("sluice.supervisor")
 
 EX_GIVEN_UP = 1
 """Exit status of a gateway whose workers keep dying."""
+START_AGAIN_S = 5.0
+"""When to start a worker again that could not start while others serve."""
 FATAL_STATUSES = frozenset({EX_UNAVAILABLE, 78})
 """What a first worker ends with when no other will fare better: a file is not to be had, the configuration is bad."""
 
@@ -62,7 +65,7 @@ class Supervisor:
         self._was_ready = False
         self._was_cut = False
         self._rolling = Rolling(self)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def wanted(self) -> int:
@@ -84,6 +87,8 @@ class Supervisor:
         """Serve; the exit status: 0 = drained, 1 = cut or given up, 69 = a port or file is not to be had."""
         with suppress(ImportError):
             import uvloop  # noqa: F401 - once, for all workers
+        # Whoever wants a worker's stacks may hit us; unheard, the signal would end everything.
+        faulthandler.register(DUMP_SIGNAL, all_threads=True)
         with ExitStack() as held:
             try:
                 self._open(held)
@@ -102,7 +107,7 @@ class Supervisor:
             held.callback(self._admin.close)
         self._sockets = Sockets(settings.listeners, self.wanted)
         held.callback(self._sockets.close)
-        self._place = open_place(settings)
+        self._place = open_place(settings, self.wanted)
         if self._place is not None:
             held.callback(self._place.close)
 
@@ -205,13 +210,14 @@ class Supervisor:
     def _lost(self, process: WorkerProcess, status: int) -> None:
         """A worker has ended."""
         slot = self.slots[process.slot]
-        was_leaving, never_ready = process in slot.leaving, not process.settled.done()
+        was_leaving, was_to_follow = process in slot.leaving, process is slot.next
+        never_ready, code = not process.settled.done(), os.waitstatus_to_exitcode(status)
         process.ended()
         self.tally.carry(process.figures)
         how = f"killed, since {process.doom}" if process.doom else ending(status)
         if was_leaving:
             slot.leaving.remove(process)
-        elif process is slot.next:
+        elif was_to_follow:
             slot.next = None
         else:
             slot.current = None
@@ -222,9 +228,14 @@ class Supervisor:
                 self._all_gone.set_result(None)
         elif was_leaving:
             log.info("%r, which was replaced, ended: %s", process, how)
-        elif never_ready and not self._was_ready and os.waitstatus_to_exitcode(status) in FATAL_STATUSES:
+        elif never_ready and not self._was_ready and code in FATAL_STATUSES:
             # It has said why.
-            self._stop(os.waitstatus_to_exitcode(status), timeout_s=0)
+            self._stop(code, timeout_s=0)
+        elif was_to_follow or (never_ready and self.ready and code in FATAL_STATUSES):
+            # Others serve: what keeps a new worker from starting, a bad certificate say, must not end them too.
+            log.error("%r ended before it accepted: %s", process, how)
+            if slot.current is None:
+                self._loop.call_later(START_AGAIN_S, self._fill, slot)
         else:
             self._count_death(slot, process, how)
 
@@ -250,7 +261,7 @@ class Supervisor:
         """Replace the workers one by one; False if we are stopping."""
         return not self.is_stopping and self._rolling.begin(why)
 
-    def spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[None, None, object]) -> asyncio.Task[object]:
         """Run this beside all else."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)

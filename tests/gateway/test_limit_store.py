@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.core.rate import Claim, Claims, Decision
+from proxy.gateway import limit_store
 from proxy.gateway.limit_store import SharedLimits, SharedPlace, needs_place, open_place, open_store, wall_clock
 from proxy.limits.guarded import GuardedStore
 from proxy.limits.memory import MemoryStore
@@ -105,7 +106,7 @@ async def one_request(place: SharedPlace, is_keeper: bool) -> Decision:
     limits.start(asyncio.get_running_loop())
     decision = limits.store.acquire(claims_of())
     await asyncio.sleep(0)
-    limits.close()
+    await limits.close()
     await limits.store.close()
     return decision
 
@@ -118,7 +119,8 @@ def test_what_the_last_worker_counted_survives_the_gateway(tmp_path: Path, is_ke
             assert decision.allowed is (number < 3)
 
 
-def test_two_gateways_cannot_save_in_one_directory(tmp_path: Path) -> None:
+def test_two_gateways_cannot_save_in_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_store, "HELD_S", 0.2)
     with placed(saved=tmp_path), pytest.raises(OSError, match="another running gateway") as caught:
         SharedPlace(1 << 20, str(tmp_path))
     assert caught.value.filename == "limits.dir"

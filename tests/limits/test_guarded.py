@@ -42,14 +42,14 @@ class FullStore(MemoryStore):
 
 class TestTheContract(LimitStoreContract):
     def open(self, clock: FakeClock) -> LimitStore:
-        return GuardedStore(MemoryStore(clock), MemoryStore(clock))
+        return GuardedStore(MemoryStore(clock), MemoryStore(clock), clock=clock)
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
         self.clock = FakeClock()
         self.full = FullStore(self.clock)
-        self.store = GuardedStore(self.full, MemoryStore(self.clock))
+        self.store = GuardedStore(self.full, MemoryStore(self.clock), processes=processes, clock=self.clock)
 
     def ask(self, on_store_error: OnStoreError) -> Decision:
         return self.store.acquire((self.claim(on_store_error),))
@@ -93,6 +93,26 @@ def test_each_change_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             scene.clock.advance(60)
     said = [record.getMessage() for record in caplog.records]
     assert [("no room" in text, "has room again" in text) for text in said] == [(True, False), (False, True)] * 2
+
+
+def test_a_store_that_is_full_for_some_only_is_not_said_to_have_room(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(50):
+            for is_full in (True, False):
+                scene.full.is_full = is_full
+                scene.ask("allow")
+            scene.clock.advance(0.1)
+    assert len(caplog.records) == 1
+    told = {name: value for name, _, _, labels, value in scene.store.figures() if not labels}
+    assert told["sluice_limit_store_up"] == 0
+
+
+def test_each_worker_admits_its_part() -> None:
+    scenes = [Scene(processes=2) for _ in range(2)]
+    for scene in scenes:
+        scene.full.is_full = True
+    assert [scene.ask("local").allowed for scene in scenes for _ in range(2)] == [True, False] * 2
 
 
 def test_what_operators_ask_fails_with_the_store() -> None:

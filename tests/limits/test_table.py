@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.rate import Rule, Window
+from proxy.core.sliding import SLIDING
 from proxy.limits import table
 from proxy.limits.table import Space
 
+RULE = Rule("one", (Window("minute", 3, 60),), SLIDING)
 SUBJECTS = st.text(st.characters(), max_size=60)
 
 
@@ -27,7 +30,7 @@ def test_keys_differ_as_their_subjects_and_spaces_do(one: str, two: str, numbers
     first, second = (Space(number, "") for number in numbers)
     assert (first.key(one) == second.key(two)) is ((one, numbers[0]) == (two, numbers[1]))
     assert table.number_of(first.key(one)) == numbers[0]
-    assert first.key(one) not in (first.count_key, first.shared_key)
+    assert first.key(one) not in (first.count_key, first.shared_key(RULE))
 
 
 @given(subject=st.text(st.characters(), max_size=2000))
@@ -75,6 +78,6 @@ def test_a_walk_sees_accounts_alone(env: lmdb.Environment) -> None:
         space.add(txn, 1)
         txn.put(table.FILLED, b"")
         txn.put(space.key("a"), b"value")
-        txn.put(space.shared_key, b"shared")
+        txn.put(space.shared_key(RULE), b"shared")
         found = [(bytes(key), bytes(value)) for key, value in table.walk(txn, table.FIRST)]
-    assert found == [(space.shared_key, b"shared"), (space.key("a"), b"value")]
+    assert found == [(space.shared_key(RULE), b"shared"), (space.key("a"), b"value")]

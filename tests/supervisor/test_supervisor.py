@@ -152,7 +152,7 @@ def test_workers_that_wait_for_a_frozen_one_are_spared() -> None:
         clients = [socket.create_connection(("127.0.0.1", gateway.port), 5) for _ in range(24)]
         for client in clients:
             client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: g\r\n\r\n")
-        gateway.wait_for(r"is killed: it has missed")
+        gateway.wait_for(r"ended: killed, since it has missed")
         after = gateway.wait_for_workers(3)
         assert len(set(before.values()) & set(after.values())) == 2
         assert gateway.figure("sluice_worker_frozen_kills_total") == 1
