@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from proxy.settings.model import Settings
 
 
+_REMEMBERED_REFUSALS = 256
+
+
 class DataPlane(HTTPServerConnectionDelegate):
     """Every exchange goes through here: a delegate for our own listener, and for any Tornado application.
 
@@ -87,6 +90,7 @@ class DataPlane(HTTPServerConnectionDelegate):
         self._sequence = 0
         self._id_prefix = f"req_{os.urandom(6).hex()}"
         self._date = (0.0, b"")
+        self._refusals: dict[object, bytes] = {}
         self._in_flight = 0
         self._pool: Pool | None = None
         self._ticker: Ticker | None = None
@@ -199,7 +203,18 @@ class DataPlane(HTTPServerConnectionDelegate):
     def render(self, reply: Reply, exchange: Exchange) -> tuple[bytes, bytes]:
         """(content type, body) of a reply, in the exchange's language and the shape of its route."""
         render = openai_error if exchange.route is Route.API else chat_error
-        return JSON_TYPE, render(reply, self.catalogue, self.language_of(exchange))
+        language = self.language_of(exchange)
+        if reply.status != 429:
+            return JSON_TYPE, render(reply, self.catalogue, language)
+        # Whoever floods a limit gets the same words many times a second; finding them was a fifth of a refusal.
+        said = tuple([(sentence.message, *sentence.params.values()) for sentence in reply.sentences])
+        key = (render, language, reply.code, said)
+        body = self._refusals.get(key)
+        if body is None:
+            if len(self._refusals) >= _REMEMBERED_REFUSALS:
+                self._refusals.clear()
+            body = self._refusals[key] = render(reply, self.catalogue, language)
+        return JSON_TYPE, body
 
     def render_refusal(self, error: RequestError, target: bytes, headers: Headers) -> tuple[list[Field], bytes]:
         """The answer to a request that the wire refused: (header lines, body)."""

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from proxy.settings.section import Section
 
+_LEAST_BYTES = 1_048_576
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -43,6 +44,13 @@ class Limits(Section):
         min_length=1,
         description="shared: a folder in which counters survive a restart; left out, they are forgotten with it.",
     )
+
+    @field_validator("max_bytes")
+    @classmethod
+    def _enough(cls, size: int) -> int:
+        if 0 < size < _LEAST_BYTES:
+            raise ValueError(f"write at least {_LEAST_BYTES} (1 MiB), or 0 to leave it to the gateway")
+        return size
 
     @field_validator("namespace")
     @classmethod

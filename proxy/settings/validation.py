@@ -217,6 +217,8 @@ def _type_hint(layers: Layers, path: Path, kind: str, given: object) -> str:
 def _known(layers: Layers, path: Path) -> str:
     """A hint for an unknown key: its neighbours first, then what has that name elsewhere."""
     name = str(path[-1])
+    if len(path) == 1 and name in CONFIGS:
+        return f"did you mean stages.{name}?"
     neighbours = [str(p[-1]) for p in layers.known if len(p) == len(path) and p[:-1] == path[:-1]]
     leaf = layers.leaves.get(_leaf_path(layers, path))
     if leaf is not None:

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.gateway.channel import Channel, Params, pair
@@ -65,8 +65,7 @@ class WorkerProcess:
         ours, theirs = pair()
         with theirs:
             try:
-                given = replace(task, channel=theirs)
-                self.pid = fork(lambda: serve(given), given.descriptors())
+                self.pid = fork(lambda: serve(task, theirs), task.descriptors() | {theirs.fileno()})
             except BaseException:
                 ours.close()
                 raise

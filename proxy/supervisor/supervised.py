@@ -30,7 +30,6 @@ class Task:
 
     settings: Settings
     sockets: Sequence[Sequence[socket.socket]]
-    channel: socket.socket
     log_lock: int
     place: SharedPlace | None
     is_keeper: bool
@@ -39,7 +38,7 @@ class Task:
 
     def descriptors(self) -> set[int]:
         """Those it needs."""
-        kept = {sock.fileno() for row in self.sockets for sock in row} | {self.channel.fileno(), self.log_lock}
+        kept = {sock.fileno() for row in self.sockets for sock in row} | {self.log_lock}
         return kept if self.place is None else kept | self.place.descriptors()
 
 
@@ -84,8 +83,8 @@ class Link:
         self._loop.call_later(ORPHAN_S, self._worker.stop_now)
 
 
-def serve(task: Task) -> int:
-    """Be a worker; the exit status: 0, 1 if exchanges were cut, 69 if it cannot start."""
+def serve(task: Task, channel: socket.socket) -> int:
+    """Be a worker with this end of a channel; the exit status: 0, 1 if exchanges were cut, 69 if it cannot start."""
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
 
     async def main() -> int:
@@ -100,7 +99,7 @@ def serve(task: Task) -> int:
             if worker is not None:
                 await worker.close()
             return EX_UNAVAILABLE
-        link = Link(worker, task.channel, task.beat_s)
+        link = Link(worker, channel, task.beat_s)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, link.leave)
         link.begin()

@@ -6,8 +6,8 @@ import asyncio
 import faulthandler
 import logging
 import os
+import select
 import signal
-import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -62,6 +62,7 @@ class Supervisor:
         self.is_stopping = False
         self.watch = Watch(self.processes, self.patience)
         self._deaths: deque[float] = deque(maxlen=self.patience.most_deaths)
+        self._has_terminal = os.isatty(2)
         self._was_ready = False
         self._was_cut = False
         self._rolling = Rolling(self)
@@ -118,18 +119,15 @@ class Supervisor:
         self._all_gone: asyncio.Future[None] = loop.create_future()
         loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
-        loop.add_signal_handler(signal.SIGHUP, self.restart, "SIGHUP")
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         lock = os.memfd_create("sluice-access-log")
-        nobody = socket.socket(socket.AF_UNIX)  # each worker's channel takes its place
-        nobody.close()
         try:
             for number in range(self.wanted):
                 sockets = self._sockets.of_slot(number)
                 task = Task(
                     self.settings,
                     sockets,
-                    nobody,
                     lock,
                     self._place,
                     number == 0,
@@ -269,6 +267,15 @@ class Supervisor:
         return task
 
     # stopping
+
+    def _on_hangup(self) -> None:
+        """SIGHUP: an operator wants a restart; or the terminal we were started in was closed, and nobody any more."""
+        terminal = select.poll()
+        terminal.register(2, 0)
+        if self._has_terminal and any(event & select.POLLHUP for _, event in terminal.poll(0)):
+            self._on_stop_signal()
+        else:
+            self.restart("SIGHUP")
 
     def _on_stop_signal(self) -> None:
         drain = self.settings.drain

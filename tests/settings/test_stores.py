@@ -116,13 +116,13 @@ class TestNotices:
         ("limits", "said"),
         [
             ({"dir": "/x"}, ["limits.dir (configuration) has no effect: only the store shared has one"]),
-            ({"max_bytes": 5, "store": REDIS}, ["limits.max_bytes (configuration) has no effect: only the store"]),
+            ({"max_bytes": 5_000_000, "store": REDIS}, ["limits.max_bytes (configuration) has no effect: only the store"]),
             ({"ca_file": "/x", "store": REDIS}, ["limits.ca_file (configuration) has no effect: the store is not"]),
             (
                 {"timeout_s": 1.0, "hosts": 2, "namespace": "a", "store": "shared"},
                 ["limits.timeout_s (", "limits.hosts (", "limits.namespace ("],
             ),
-            ({"dir": "/x", "max_bytes": 5, "store": "shared"}, []),
+            ({"dir": "/x", "max_bytes": 5_000_000, "store": "shared"}, []),
             ({"timeout_s": 1.0, "hosts": 2, "namespace": "a", "store": REDIS}, []),
             ({"timeout_s": 0.05, "hosts": 1, "namespace": "sluice", "max_bytes": 0, "dir": None}, []),
         ],
