@@ -117,16 +117,30 @@ def test_questions_about_limits_are_passed_to_a_worker(gateway: Launched) -> Non
     assert gateway.ask("/-/limits", "PUT").status_code == 405
 
 
-def test_with_no_worker_to_ask_it_is_a_503() -> None:
-    with launched({"kill_after": 1000, "dump_after": 1000}) as gateway:
-        (pid,) = gateway.wait_for_workers(1).values()
-        os.kill(pid, signal.SIGSTOP)
+def test_a_worker_that_is_silent_is_not_asked_while_there_is_another_and_with_none_it_is_a_503() -> None:
+    with launched({"beat_s": 0.2, "kill_after": 1000, "dump_after": 1000}, workers=2) as gateway:
+        pids = gateway.wait_for_workers(2)
+        os.kill(pids[0], signal.SIGSTOP)
+        end = time.monotonic() + 5
+        while not gateway.ask("/-/workers").json()["workers"][0]["missed_beats"]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        answers = [gateway.ask("/-/limits?subject=a").json() for _ in range(4)]
+        assert answers == [{"subject": "a", "pid": pids[1]}] * 4
+        os.kill(pids[1], signal.SIGSTOP)
         assert gateway.ask("/-/limits?subject=a").status_code == 503
-        os.kill(pid, signal.SIGCONT)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_the_log_names_an_ipv6_address_in_brackets() -> None:
+    with launched(admin={"host": "::1", "port": 0, "token": TOKEN}) as gateway:
+        port = gateway.wait_for(r"admin on http://\[::1\]:(\d+)$")[1]
+        assert requests.get(f"http://[::1]:{port}/healthz", timeout=5).text == "ok\n"
 
 
 def test_a_gateway_that_drains_is_not_ready_and_restarts_nothing() -> None:
-    with launched(workers=2, drain={"delay_s": 1}) as gateway:
+    with launched(workers=2, drain={"delay_s": 0.4}) as gateway:
         gateway.wait_for_workers(2)
         gateway.process.send_signal(signal.SIGTERM)
         gateway.wait_for("not ready any more")
@@ -148,7 +162,6 @@ def test_a_token_of_its_own_is_left_where_only_the_user_finds_it(tmp_path: Path)
         url = f"http://127.0.0.1:{port}/-/workers"
         assert requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=5).status_code == 200
         assert requests.get(url, timeout=5).status_code == 401
-        time.sleep(0.1)
         assert gateway.stop() == 0
         assert token not in "".join(gateway.err)
         assert not list(tmp_path.rglob("*.token"))

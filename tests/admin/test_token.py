@@ -93,3 +93,17 @@ def test_without_a_runtime_directory_it_is_in_shared_memory(tmp_path: Path, monk
     assert TokenFile(5001, {"TMPDIR": str(tmp_path)}).path.parent.parent == tmp_path
     with pytest.raises(FileNotFoundError, match="no place for the admin token"):
         TokenFile(5001, {"TMPDIR": str(tmp_path / "missing")})
+
+
+def test_of_several_places_the_newest_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.admin.token._SHARED_MEMORY", tmp_path / "shm")
+    (tmp_path / "shm").mkdir()
+    here = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path / "none")}
+    # One of a gateway that was killed, and one of the next, which an init system started.
+    files = [TokenFile(5001, here), TokenFile(5001, {})]
+    assert len({file.path for file in files}) == 2
+    for newest in files:
+        for file in files:
+            seconds = 2000 if file is newest else 1000
+            os.utime(file.path, (seconds, seconds))
+        assert find_token(5001, here) == newest.token

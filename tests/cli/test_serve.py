@@ -6,19 +6,24 @@ import json
 import re
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 
+from proxy.cli import main, serve
 from proxy.cli.serve import check_workers
 from proxy.mock.running import running
 from proxy.mock.server import MockOpenAI
 from proxy.settings import ConfigError, load
+from proxy.settings.model import Settings
+from proxy.settings.stores import store_of
 from tests.support.process import Sluice, run, serving
 
 ASK: Any = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "one two three"}]}
@@ -212,3 +217,18 @@ def test_where_there_is_no_fork_several_workers_are_an_error(workers: int | str,
         return
     with pytest.raises(ConfigError, match="several workers need Linux"):
         check_workers(loaded, can_fork=False)
+
+
+def test_where_there_is_no_fork_auto_is_one_worker_that_counts_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Settings] = []
+
+    def serve_alone(settings: Settings, environ: Mapping[str, str]) -> int:
+        served.append(settings)
+        return 0
+
+    monkeypatch.setattr(serve, "sys", SimpleNamespace(platform="darwin", stderr=sys.stderr))
+    monkeypatch.setattr(serve, "_log_to_stderr", lambda level: None)
+    monkeypatch.setattr("proxy.supervisor.alone.serve_alone", serve_alone)
+    assert main(["serve"], {"SLUICE__WORKERS": "auto", "HOUR_LIMIT": "5"}) == 0
+    (settings,) = served
+    assert (settings.workers, store_of(settings).kind) == (1, "memory")

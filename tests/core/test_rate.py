@@ -63,6 +63,13 @@ class TestShare:
         assert (share.on_store_error, share.space, share.labels) == ("local", rule.space, rule.labels)
         assert rule.windows == (HOUR, SECOND), "the rule itself is left as it was"
 
+    def test_what_it_has_in_common_with_other_rules_stays(self) -> None:
+        rule = Rule("limit", (SECOND,), SLIDING)
+        rule.capacity, rule.longest_s, rule.crowd = 101, 3600, ""
+        share = rule.share(2)
+        assert (share.capacity, share.longest_s, share.crowd) == (51, 3600, "")
+        assert share.windows == (SECOND,)
+
     def test_the_shares_are_no_less_than_the_limit_and_hardly_more(self) -> None:
         for limit in range(1, 200):
             for hosts in range(1, 40):

@@ -97,6 +97,32 @@ class TestAgainstTheModel:
                     assert SLIDING.remaining(ring, asked, now + reset_s - TICK_S)[index].remaining == remaining
                     assert SLIDING.remaining(ring, asked, now + reset_s)[index].remaining > remaining
 
+    @given(both=st.tuples(RULES, RULES), steps=st.lists(st.tuples(GAPS, st.integers(0, 1)), min_size=1, max_size=40))
+    def test_rules_that_share_an_account_say_when_the_next_unit_comes_back(
+        self, both: tuple[Rule, Rule], steps: list[tuple[int, int]]
+    ) -> None:
+        # The one may have admitted more than the other does.
+        for asked in both:
+            asked.capacity, asked.longest_s = (
+                max(rule.capacity for rule in both),
+                max(rule.longest_s for rule in both),
+            )
+        ring: array[float] = array("d")
+        now = 1000.0
+        for gap, which in steps:
+            now += gap * TICK_S
+            admit(ring, both[which], now)
+            for asked in both:
+                for window, remaining, reset_s in SLIDING.remaining(ring, asked, now):
+                    alone = rule(window)
+                    assert (remaining == 0) is (SLIDING.wait(ring, alone, now)[1] is not None)
+                    if remaining == 0:
+                        assert reset_s == SLIDING.wait(ring, alone, now)[0]
+                    if remaining < window.limit:
+                        (before,) = SLIDING.remaining(ring, alone, now + reset_s - TICK_S)
+                        (after,) = SLIDING.remaining(ring, alone, now + reset_s)
+                        assert before.remaining == remaining < after.remaining
+
     @given(asked=RULES, gaps=st.lists(GAPS, max_size=30), knocks=st.integers(1, 5))
     def test_refused_calls_consume_nothing(self, asked: Rule, gaps: Gaps, knocks: int) -> None:
         patient: array[float] = array("d")
@@ -177,6 +203,12 @@ class TestExamples:
         ring, asked = array("d", [0.0, 30.0, 59.5]), rule(SECOND, MINUTE, HOUR)
         assert SLIDING.remaining(ring, asked, 60.0) == ((SECOND, 0, 0.5), (MINUTE, 1, 30.0), (HOUR, 47, 3540.0))
         assert SLIDING.remaining(ring, rule(MINUTE), 200.0) == ((MINUTE, 3, 0.0),)
+
+    def test_the_next_unit_of_a_ring_charged_under_a_larger_limit(self) -> None:
+        ring = array("d", [0.0, 10.0, 20.0, 30.0, 40.0])
+        assert SLIDING.wait(ring, rule(MINUTE), 50.0) == (30.0, MINUTE)
+        assert SLIDING.remaining(ring, rule(MINUTE), 50.0) == ((MINUTE, 0, 30.0),)
+        assert SLIDING.remaining(ring, rule(MINUTE), 80.0) == ((MINUTE, 1, 10.0),)
 
     def test_a_ring_charged_under_a_larger_limit_shows_no_negative_rest(self) -> None:
         assert SLIDING.remaining(array("d", [0.0, 0.1, 0.2]), rule(SECOND), 0.5)[0].remaining == 0

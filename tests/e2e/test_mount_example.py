@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,9 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.web import Application
 
+import proxy
 from proxy.mock.running import running
 from proxy.mock.server import MockOpenAI
+from proxy.settings import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "mount_in_tornado.py"
@@ -143,3 +150,34 @@ def test_it_ends_when_told_to(mock: MockOpenAI) -> None:
         assert fetch(f"{url}/v1/models").status == 401
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+
+
+def test_however_many_workers_a_file_asks_for_a_mounted_chain_counts_in_memory(mock: MockOpenAI) -> None:
+    stages = {"limit": {"hour": 2}, "upstream": {"base_url": mock.base_url}}
+
+    async def main() -> list[int]:
+        chain = proxy.mount({"workers": 4, "stages": stages, "chain": ["limit", "upstream"]})
+        server = HTTPServer(Application([(r"/v1/.*", chain)]))
+        sock, port = bind_unused_port()
+        server.add_socket(sock)
+        client = AsyncHTTPClient(force_instance=True)
+        url = f"http://127.0.0.1:{port}/v1/models"
+        key = {"Authorization": "Bearer sk-a"}
+        statuses = [(await client.fetch(url, headers=key, raise_error=False)).code for _ in range(3)]
+        client.close()
+        server.stop()
+        await server.close_all_connections()
+        await chain.close()
+        return statuses
+
+    assert asyncio.run(main()) == [200, 200, 429]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_mounted_chain_has_nobody_to_share_a_store_with(workers: int, tmp_path: Path) -> None:
+    file = tmp_path / "sluice.yaml"
+    file.write_text(f"workers: {workers}\nlimits:\n  store: shared\n")
+    with pytest.raises(ConfigError) as caught:
+        proxy.mount(file)
+    assert f"{file}:3:10  limits.store  shared needs `sluice serve`" in str(caught.value)
+    assert "memory, or the URL of a Redis" in str(caught.value)

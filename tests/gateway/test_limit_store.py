@@ -18,10 +18,12 @@ from proxy.gateway.limit_store import SharedLimits, SharedPlace, needs_place, op
 from proxy.limits.guarded import GuardedStore
 from proxy.limits.memory import MemoryStore
 from proxy.limits.outage import OutageStore
+from proxy.limits.redis import RedisStore
 from proxy.settings import Settings, load
 from proxy.stages.limit import LimitConfig
 
 REDIS = "redis://127.0.0.1:1/0"
+CLUSTER = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
 
 
 def settings(
@@ -78,6 +80,25 @@ def test_each_store_is_what_was_asked_for() -> None:
     asyncio.run(far.close())
     with pytest.raises(ValueError, match="shared needs `sluice serve`"):
         open_store(settings(store="shared"), time.monotonic)
+
+
+@pytest.mark.parametrize(
+    ("store", "limit", "is_spread"),
+    [
+        (REDIS, {}, False),
+        (CLUSTER, {}, True),
+        (CLUSTER, {"limits": {"daily": {"day": 9}}}, True),
+        (CLUSTER, {"limits": {"per_key": {"by": "credential", "day": 9}}}, False),
+        (CLUSTER, {"by": "path"}, True),
+    ],
+)
+def test_accounts_are_spread_over_a_cluster_alone(store: str, limit: dict[str, Any], is_spread: bool) -> None:
+    # Elsewhere a further limit would give them other names, and so begin anew.
+    far = open_store(settings(store=store, limit=limit), time.monotonic)
+    assert isinstance(far, OutageStore)
+    assert isinstance(far._store, RedisStore)
+    assert far._store._keys.spread is is_spread
+    asyncio.run(far.close())
 
 
 def test_two_workers_count_in_one_place() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from proxy.core.gcra import GCRA
 from proxy.core.rate import Algorithm, Claim, Claims, Decision, Remaining, Rule, Window
 from proxy.core.sliding import SLIDING
-from proxy.limits.store import LimitStore, Standing
+from proxy.limits.store import MOST_TAKEN, LimitStore, Standing
 from tests.core.models import Model, model_of
 from tests.support.clock import FakeClock
 
@@ -672,6 +672,55 @@ class CappedStoreContract(StoreSuite):
         assert session.allowed(asked, "newer") == [False]
         session.give_back(claims, decisions[-1])
         assert session.allowed(asked, "newer", times=2) == [True, False]
+
+    @BOTH
+    def test_rules_with_other_numbers_have_shared_buckets_of_their_own(
+        self, session: Session, clock: FakeClock, algorithm: Algorithm
+    ) -> None:
+        # A ring of one time would forget the hundred; one number of gcra cannot leak at two rates.
+        few = Window("second", 1, 1) if algorithm is SLIDING else Window("hour", 1, 3600)
+        asked, larger = rule(algorithm, few, room=1), rule(algorithm, Window("hour", 100, 3600), room=1)
+        assert asked.space == larger.space
+        self._fill(session, asked)
+        claims = (Claim(larger, "10.0.0.1"),)
+        decisions = [session.acquire(*claims) for _ in range(101)]
+        assert [decision.allowed for decision in decisions] == [True] * 100 + [False]
+        clock.advance(1)
+        assert session.allowed(asked, "stranger", times=2) == [True, False]
+        refused = session.acquire(*claims)
+        assert (refused.allowed, refused.overflow) == (False, True)
+        assert session.standing(larger, "10.0.0.1").left[0].remaining == 0
+        assert session.standing(asked, "stranger").left[0].remaining == 0
+        if algorithm is SLIDING:
+            session.give_back(claims, decisions[0])
+            assert session.standing(larger, "10.0.0.1").left[0].remaining == 1
+            assert session.standing(asked, "stranger").left[0].remaining == 0
+
+    def test_much_of_the_shared_bucket_is_not_taken_along(self, session: Session, clock: FakeClock) -> None:
+        # Each of a million newcomers would have a copy of it.
+        limit = MOST_TAKEN + 36
+        asked = rule(SLIDING, Window("minute", limit, 60), room=1)
+        self._fill(session, asked)
+        clock.advance(1)
+        admitted = []
+        for index in range(limit):
+            assert session.ask(asked, "new").allowed
+            admitted.append(clock.now_s)
+            clock.advance(0 if index < 35 else 0.5)
+        # The first subject expires, and there is room; then the 35 of one moment and one more go, half a second apart.
+        clock.now_s = 1060
+        while not (decision := session.ask(asked, "new")).allowed or decision.overflow:
+            if decision.allowed:
+                admitted.append(clock.now_s)
+                assert sum(time > clock.now_s - 60 for time in admitted) > MOST_TAKEN
+            clock.advance(0.25)
+            assert clock.now_s < 1200, "it never leaves the shared bucket"
+        admitted.append(clock.now_s)
+        assert sum(time > clock.now_s - 60 for time in admitted) == MOST_TAKEN + 1
+        assert decision.left[0].remaining == limit - MOST_TAKEN - 1
+        assert session.allowed(asked, "new", times=limit) == [True] * (limit - MOST_TAKEN - 1) + [False] * (
+            MOST_TAKEN + 1
+        )
 
     @BOTH
     def test_a_request_whose_subjects_share_the_bucket(self, session: Session, algorithm: Algorithm) -> None:

@@ -170,7 +170,21 @@ class TestExactness:
             rule(*data.draw(windows), algorithm=algorithm, name=f"r{n}", burst=data.draw(st.integers(1, 8)))
             for n, algorithm in enumerate(algorithms)
         ]
-        claimed = st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab")), min_size=1, max_size=3, unique=True)
+        # A subject may have other numbers from another place: then two rules ask one account by turns.
+        other = rule(*data.draw(windows), name="r0")
+        for each in (rules[0], other):
+            each.capacity, each.longest_s, each.crowd = (
+                max(rules[0].capacity, other.capacity),
+                max(rules[0].longest_s, other.longest_s),
+                "",
+            )
+        rules.append(other)
+        claimed = st.lists(
+            st.tuples(st.integers(0, 3), st.sampled_from("ab")),
+            min_size=1,
+            max_size=3,
+            unique_by=lambda claim: (claim[0] % 3, claim[1]),
+        )
         gaps = st.one_of(st.just(0.0), st.floats(0, 0.01), st.floats(0, 60), st.floats(0, 2000))
         steps = data.draw(st.lists(st.tuples(gaps, st.one_of(claimed, claimed, st.integers(0, 9))), max_size=20))
 
@@ -248,6 +262,22 @@ class TestClock:
             decisions = [await store.acquire(asked) for _ in range(3)]
             assert [decision.allowed for decision in decisions] == [True, True, False]
             assert decisions[-1].retry_after_s == (60 if algorithm is SLIDING else 30)
+            await store.close()
+
+        asyncio.run(main())
+
+
+class TestSpoiltAccounts:
+    @pytest.mark.parametrize("words", ["nan 0", "nan nan", "-nan -nan", "1000 nan", "inf 0", "1000 -inf", "", "x"])
+    def test_what_is_no_number_does_not_admit_for_ever(self, server: RedisServer, words: str) -> None:
+        async def main() -> None:
+            store = opened(server, clock=FakeClock())
+            claims = (Claim(rule(Window("minute", 3, 60), algorithm=GCRA, burst=3), "a"),)
+            assert (await store.acquire(claims)).allowed
+            (key,) = server.command("KEYS", f"{store._keys.namespace}:*")
+            server.command("SET", key, words)
+            # The account begins anew: it is nobody's charge that such words tell.
+            assert [(await store.acquire(claims)).allowed for _ in range(4)] == [True, True, True, False]
             await store.close()
 
         asyncio.run(main())

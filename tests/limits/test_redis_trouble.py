@@ -411,6 +411,11 @@ FAULTS: dict[str, Fault] = {
     "out of memory": out_of_memory,
     "read only": read_only,
 }
+FORBIDDEN = {
+    "without": "+@all -eval -evalsha",
+    "bare": "+@connection +@read +@write +@keyspace +info -@scripting",
+}
+"""Users that may write and may run no script."""
 BOUNDS: dict[OnStoreError, int] = {"deny": 0, "local": 10, "allow": 40}
 """What 40 requests of one subject are admitted of 20 an hour, on one of two hosts."""
 
@@ -454,6 +459,40 @@ class TestFaults:
         texts = [record.getMessage() for record in caplog.records]
         assert len(texts) == (1 if fault is unanswered else 2), "one line for each change"
         assert "on_store_error decides" in texts[0]
+
+    def test_a_server_that_forbids_scripts_is_not_back(
+        self, server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It takes any write: whoever tried no more than that would begin anew every second."""
+
+        async def main() -> None:
+            stores = []
+            for user in FORBIDDEN:
+                address = parse_store(f"redis://{user}:pass@127.0.0.1:{server.port}")
+                redis = RedisStore(address, namespace=f"t{next(NUMBERS)}", timeout_s=1)
+                stores.append(OutageStore(redis, MemoryStore(time.monotonic), clock=time.monotonic))
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                for store in stores:
+                    decision = store.acquire(claims())
+                    decision = decision if isinstance(decision, Decision) else await decision
+                    assert (decision.allowed, decision.unavailable) == (False, True)
+                await asyncio.sleep(0.02)
+            for store in stores:
+                assert store.breaker.is_open
+                assert store.breaker.opened == 1
+                assert sum(store.breaker.failures.values()) == 5
+                await store.close()
+
+        for user, words in FORBIDDEN.items():
+            assert server.command("ACL", "SETUSER", user, "on", ">pass", "~*", "&*", *words.split()) == "+OK"
+        try:
+            asyncio.run(main())
+        finally:
+            server.command("ACL", "DELUSER", *FORBIDDEN)
+        texts = [record.getMessage() for record in caplog.records]
+        assert len(texts) == len(FORBIDDEN), "one line each"
+        assert all("on_store_error decides" in text for text in texts)
 
     @pytest.mark.parametrize("times", [2, pytest.param(50, marks=pytest.mark.long)])
     def test_the_store_comes_and_goes_and_no_request_is_lost(self, tmp_path: Path, times: int) -> None:

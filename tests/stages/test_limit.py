@@ -220,6 +220,13 @@ class TestVerdicts:
         stage = make(None, StubStore(Decision(False, wait_s, CLAIM, HOUR)), hour=1)
         assert retry_of(ask(stage)) == (seconds, milliseconds)
 
+    @pytest.mark.parametrize(
+        ("wait_s", "told"), [(1.0, None), (119.9, None), (120.0, None), (120.001, "false"), (3599.5, "false")]
+    )
+    def test_a_wait_that_no_client_takes_is_not_to_be_tried(self, wait_s: float, told: str | None) -> None:
+        stage = make(None, StubStore(Decision(False, wait_s, CLAIM, HOUR)), hour=1)
+        assert headers_in(ask(stage)).get("X-Should-Retry") == told
+
     @pytest.mark.parametrize("algorithm", ["sliding", "gcra"])
     @given(eighths=st.lists(st.integers(0, 16), max_size=12))
     def test_who_waits_as_told_is_admitted_and_not_before(self, algorithm: str, eighths: list[int]) -> None:
@@ -405,6 +412,18 @@ class TestResponseHeaders:
         ask(stage, exchange)
         stage.on_response_headers(exchange)
         assert exchange.response_headers is None
+
+    def test_no_more_combinations_of_rules_are_remembered_than_it_has_room_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Each override of each limit makes combinations with all others.
+        monkeypatch.setattr("proxy.stages.limit._REMEMBERED_FIELDS", 5)
+        stage = make(minute=99, overrides={f"10.0.0.{n}": {"minute": n} for n in range(1, 30)})
+        for n in [*range(1, 30), *range(1, 30)]:
+            exchange = make_exchange(client_ip=f"10.0.0.{n}")
+            ask(stage, exchange)
+            assert answered(stage, exchange)["RateLimit-Policy"] == f'"limit.minute";q={n};w=60'
+            assert len(stage._fields) <= 5
 
     def test_overrides_are_told_to_those_they_are_for(self) -> None:
         stage = make(minute=3, overrides={"10.0.0.0/8": {"minute": 9}})

@@ -18,6 +18,7 @@ TOO_LARGE = (
 NO_ADDRESS = "is not an IP address or a network like 10.0.0.0/8 or 2001:db8::/32"
 KEY = "sha256:" + "0" * 32
 BY = "by: Value error, write client_ip, credential or path, or a list of them, each once"
+TWO_RATES = "Value error, gcra cannot count one subject by two numbers; add client_ip to by, or use sliding"
 TAKEN = "address, second, minute, hour, day mean something else; choose another name, like per_key"
 
 # fmt: off
@@ -78,6 +79,11 @@ BAD: list[tuple[dict[str, object], str]] = [
      "with /v1/, and the chat route is /v1/chat/completions"),
     ({"overrides": {KEY: {}}}, f"overrides.{KEY}: Value error, a key has numbers of its own only where the limit "
      "counts by credential"),
+    *[({"by": by, "algorithm": "gcra", "overrides": {network: {"hour": 5}}}, f"overrides.{network}: {TWO_RATES}")
+      for by in ("credential", "path", ["credential", "path"])
+      for network in ("10.0.0.0/8", "10.1.2.3", "::ffff:10.0.0.0/104", "2001:db8::/32", "2001:db8::/64", "unix")],
+    ({"limits": {"per_key": {"by": "credential", "algorithm": "gcra", "overrides": {"unix": {}}}}},
+     f"limits.per_key.overrides.unix: {TWO_RATES}"),
     ({"limits": {"Per": {}}},
      "limits.Per: Value error, name a limit with small letters, digits and _, like per_key"),
     ({"limits": {"address": {}, "hour": {}}},
@@ -102,6 +108,11 @@ def test_bad_values(fields: dict[str, object], message: str) -> None:
         {"by": ["path", "client_ip"], "overrides": {"/v1/models": {"hour": 0}, "unix": {}}},
         {"by": "credential", "keys_per_ip": 100, "hour": 100, "overrides": {KEY: {"hour": 10_000}}},
         {"overrides": {"2001:db8::/64": {}, "10.0.0.0/8": {}, "10.1.0.0/16": {}, "10.1.2.3": {}}},
+        {"by": "client_ip", "algorithm": "gcra", "overrides": {"10.0.0.0/8": {}, "unix": {}}},
+        {"by": ["client_ip", "path"], "algorithm": "gcra", "overrides": {"10.0.0.0/8": {}, "/v1/models": {}}},
+        {"by": ["credential", "path"], "algorithm": "gcra", "overrides": {KEY: {}, "/v1/models": {}}},
+        {"by": "credential", "overrides": {"10.0.0.0/8": {}, "unix": {}}},
+        {"by": "credential", "algorithm": "gcra", "exempt": ["unix", "10.0.0.0/8"]},
         {"exempt": ["unix", "10.0.0.0/8", KEY]},
         {"limits": {"per_key": {"by": "credential"}, "second_one": {}}},
     ],

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.exchange import Exchange, Route
+from proxy.core.rate import Claim
+from proxy.limits.memory import MemoryStore
 from proxy.stages.limit_rules import LimitRule
 from proxy.stages.subject_names import key_id
 from proxy.stages.subjects import Subjects
+from tests.support.clock import FakeClock
 from tests.support.exchange import make_exchange
 
 ADDRESS = "192.0.2.1"
@@ -133,6 +136,28 @@ class TestByCredential:
             (_, subject, _), _ = claimed(make(by="credential"), credential=credential)
             assert len(subject) == 32
             assert set(subject) <= set("0123456789abcdef")
+
+    def test_nor_do_the_shares_of_one_host(self) -> None:
+        subjects = make(
+            by="credential",
+            hour=0,
+            second=1,
+            overrides={"10.0.0.0/8": {"second": 0, "hour": 100}},
+            on_store_error="local",
+        )
+        clock = FakeClock()
+        store = MemoryStore(clock)
+        inside, outside = (
+            Claim(subjects.claims(exchange)[0].rule.share(2), MINE)
+            for exchange in (
+                make_exchange(credential="sk-mine", client_ip="10.0.0.1"),
+                make_exchange(credential="sk-mine"),
+            )
+        )
+        assert [store.acquire((inside,)).allowed for _ in range(51)] == [True] * 50 + [False]
+        clock.advance(1)
+        assert store.acquire((outside,)).allowed
+        assert not store.acquire((inside,)).allowed, "the hour's share is used up, wherever the key was used since"
 
     def test_rules_that_ask_one_account_by_turns_forget_nothing_of_each_other(self) -> None:
         overrides = {"10.0.0.0/8": {"hour": 1000}, "10.1.0.0/16": {"hour": 0, "day": 5}}

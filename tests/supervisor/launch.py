@@ -1,15 +1,9 @@
-"""A supervisor as a process of its own that has little patience: ``python -m tests.supervisor.launch ARGUMENT``.
-
-ARGUMENT is JSON: ``config`` as a file would have it, and ``patience``. Its workers answer questions about limits.
-"""
+"""A supervisor as a process of its own that has little patience (`tests.supervisor.patience`), and its clients."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import signal
-import sys
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,21 +11,23 @@ from typing import Any
 
 import requests
 
-from proxy.gateway.channel import Params
-from proxy.gateway.worker import Worker
-from proxy.settings import load, process_environ
-from proxy.supervisor.process import Patience
-from proxy.supervisor.supervisor import Supervisor
+from proxy.mock.server import MockOpenAI
 from tests.support.process import Sluice, children
 
 TOKEN = "a-token-of-many-characters"
 QUICK = {"beat_s": 0.1, "now_s": 1.0, "spare_s": 1.0}
+CONSTANTS = {"proxy.supervisor.supervisor.START_AGAIN_S": 0.1, "proxy.supervisor.admin.ANSWER_S": 0.5}
+"""Of modules: what an operator has seconds for is soon over here."""
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: g\r\n\r\n"
+OK = b"HTTP/1.1 200 OK"
+KEY = {"Authorization": "Bearer sk-client"}
+ASK: Any = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "one two three"}], "stream": True}
 
 
 class Launched(Sluice):
     """Such a process."""
 
-    command = ("-m", "tests.supervisor.launch")
+    command = ("-m", "tests.supervisor.patience")
 
     def __init__(self, patience: Mapping[str, float] | None = None, **config: Any) -> None:
         mapping = {
@@ -40,7 +36,8 @@ class Launched(Sluice):
             "access_log": {"enabled": False},
             **config,
         }
-        super().__init__(json.dumps({"config": mapping, "patience": {**QUICK, **(patience or {})}}))
+        given = {"config": mapping, "patience": {**QUICK, **(patience or {})}, "constants": CONSTANTS}
+        super().__init__(json.dumps(given))
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> requests.Response:
         """What the admin plane answers an operator."""
@@ -52,12 +49,23 @@ class Launched(Sluice):
         workers = self.ask("/-/workers").json()["workers"]
         return {worker["slot"]: worker["pid"] for worker in workers if worker["state"] == "ready"}
 
+    def figures(self, name: str) -> list[float]:
+        """The values of a figure, one for each set of labels."""
+        lines = self.ask("/metrics").text.splitlines()
+        return [float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
+
     def figure(self, name: str) -> float:
         """The sum of a figure over all its labels."""
-        lines = self.ask("/metrics").text.splitlines()
-        values = [float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name]
+        values = self.figures(name)
         assert values, f"there is no {name}"
         return sum(values)
+
+    def wait_for_figure(self, name: str, value: float, within_s: float = 5) -> None:
+        """Wait until that is the sum: workers tell it once a beat."""
+        end = time.monotonic() + within_s
+        while (found := self.figure(name)) != value:
+            assert time.monotonic() < end, f"{name} is {found}, not {value}"
+            time.sleep(0.02)
 
     def wait_for_workers(self, count: int, within_s: float = 5) -> dict[int, int]:
         """Wait until so many are ready."""
@@ -91,37 +99,36 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def prepare(worker: Worker) -> None:
-    """Answer as the stores of limits will; or, where asked to, not at all."""
-
-    def show(params: Params) -> object:
-        if params["subject"] == "block":
-            time.sleep(30)
-        if params["subject"] == "hold":
-            assert worker._limits is not None
-            with worker._limits.store.env.begin(write=True):
-                os.kill(os.getpid(), signal.SIGSTOP)
-        return {"subject": params["subject"], "pid": os.getpid()}
-
-    async def reset(params: Params) -> object:
-        if params["subject"] == "nobody":
-            return {"error": "nobody is no subject"}
-        if params["subject"] == "wrong":
-            raise ValueError("a wrong subject")
-        return {"reset": params["subject"]}
-
-    worker.on_question("limits.show", show)
-    worker.on_question("limits.reset", reset)
+def to(mock: MockOpenAI) -> dict[str, Any]:
+    """The configuration that forwards there."""
+    return {"stages": {"upstream": {"base_url": mock.base_url}}}
 
 
-def main() -> int:
-    """Run a supervisor."""
-    given = json.loads(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-    settings = load(given["config"], {}).settings
-    patience = Patience(**given["patience"])
-    return Supervisor(settings, process_environ(), patience=patience, prepare=prepare).run()
+def connected(port: int) -> socket.socket:
+    """A connection that has said nothing yet."""
+    return socket.create_connection(("127.0.0.1", port), 5)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def answer_to(sock: socket.socket, ask: bytes = HEALTH) -> bytes:
+    """The first piece of the answer."""
+    sock.sendall(ask)
+    return sock.recv(65536)
+
+
+class Stream:
+    """An open stream of so many chunks, one in 100 ms."""
+
+    def __init__(self, port: int, chunks: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        headers = {**KEY, "x-mock": f"chunk-delay-ms=100; chunks={chunks}"}
+        self._answer = requests.post(url, json=ASK, headers=headers, stream=True, timeout=10)
+        self._lines = self._answer.iter_lines()
+        assert next(self._lines)
+
+    def is_whole(self) -> bool:
+        """Read it to its end; whether that was its own."""
+        try:
+            lines = [line for line in self._lines if line]
+        except requests.RequestException:
+            return False
+        return bool(lines) and lines[-1] == b"data: [DONE]"

@@ -10,16 +10,17 @@ SCRIPT = """
 import logging, sys
 from proxy.settings import load, process_environ
 from proxy.supervisor.alone import serve_alone
-from tests.supervisor.launch import TOKEN, prepare
+from tests.supervisor.patience import prepare
 import proxy.supervisor.alone as alone
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 address = {"host": "127.0.0.1", "port": 0}
+token = "a-token-of-many-characters"
 old = alone.Worker.__init__
 def prepared(self, settings, log_lock=None):
     old(self, settings, log_lock)
     prepare(self)
 alone.Worker.__init__ = prepared
-config = {"listen": address, "admin": {**address, "token": TOKEN}, "access_log": {"enabled": False}}
+config = {"listen": address, "admin": {**address, "token": token}, "access_log": {"enabled": False}}
 sys.exit(serve_alone(load(config, {}).settings, process_environ()))
 """
 

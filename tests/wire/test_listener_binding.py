@@ -10,13 +10,15 @@ import socket
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from proxy.wire.endpoint import Bound, Endpoint, bind, bind_unix, keep_alive
+from proxy.wire.endpoint import Bound, Endpoint, bind, bind_slots, bind_unix, keep_alive
 from tests.wire.listening import LOOPS, Client, Pki, run, serving
 
 ON_BOTH_LOOPS = pytest.mark.parametrize("loop", LOOPS)
@@ -420,3 +422,70 @@ def test_of_many_who_find_a_dead_socket_at_once_one_gets_it(path: str) -> None:
         assert is_served(path)
         got[0].close()
         assert not is_there(path)
+
+
+def test_each_slot_has_a_socket_on_the_one_port() -> None:
+    with ExitStack() as held:
+        bound = [held.enter_context(closing(each)) for each in bind_slots(Endpoint("127.0.0.1"), 3)]
+        assert [len(each.sockets) for each in bound] == [1, 1, 1]
+        listening = [each.sockets[0] for each in bound]
+        (name,) = {sock.getsockname() for sock in listening}
+        clients = [held.enter_context(socket.create_connection(name, 5)) for _ in range(60)]
+        met: Counter[int] = Counter()
+        for number, sock in enumerate(listening):
+            sock.setblocking(False)
+            while (accepted := try_accept(sock)) is not None:
+                accepted.close()
+                met[number] += 1
+        assert met.total() == len(clients)
+        assert set(met) == {0, 1, 2}, "the kernel spreads them"
+
+
+def try_accept(sock: socket.socket) -> socket.socket | None:
+    try:
+        return sock.accept()[0]
+    except BlockingIOError:
+        return None
+
+
+def test_each_slot_has_a_socket_for_each_address() -> None:
+    bound = bind_slots(Endpoint(""), 2)
+    for each in bound:
+        assert {sock.family for sock in each.sockets} == {socket.AF_INET, socket.AF_INET6}
+    assert [sock.getsockname() for sock in bound[0].sockets] == [sock.getsockname() for sock in bound[1].sockets]
+    for each in bound:
+        each.close()
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_port_that_somebody_has_cannot_be_had_by_slots(others: int, slots: int) -> None:
+    with ExitStack() as held:
+        if others:
+            theirs = [held.enter_context(closing(each)) for each in bind_slots(Endpoint("127.0.0.1"), others)]
+            port = theirs[0].sockets[0].getsockname()[1]
+        else:
+            sock = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port = sock.getsockname()[1]
+        descriptors = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError) as caught:  # noqa: PT011  # told by its number
+            bind_slots(Endpoint("127.0.0.1", port), slots)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_port_of_one_slot_is_shared_with_nobody() -> None:
+    for slots, is_shared in ((1, 0), (2, 1)):
+        bound = bind_slots(Endpoint("127.0.0.1"), slots)
+        options = {sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for each in bound for sock in each.sockets}
+        assert options == {is_shared}
+        for each in bound:
+            each.close()
+
+
+def test_all_slots_have_one_unix_socket(path: str) -> None:
+    (bound,) = bind_slots(Endpoint(unix=path, mode=0o600), 4)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert is_served(path)
+    bound.close()
+    assert not is_there(path)
