@@ -146,6 +146,14 @@ function gcra.check(claim, index)
     claim.held = {}
     return
   end
+  for window = 1, #claim.limits do
+    local held = claim.held[window]
+    -- Of what is no number, or no finite one, nothing can leak away.
+    if not held or held - held ~= 0 then
+      claim.held = {}
+      return
+    end
+  end
   local since = claim.clock - last
   for window = 1, #claim.limits do
     local limit, seconds = claim.limits[window], claim.seconds[window]

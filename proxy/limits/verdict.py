@@ -77,7 +77,7 @@ def _find(txn: table.Txn, claim: Claim, space: Space, now: float, room_bytes: in
         if account and account[-1] <= now:
             account = array("d")
         taken = _taken(account, claim, now)
-        if len(taken) > MOST_TAKEN or not _has_room(txn, space, room_bytes, found):
+        if len(taken) - 1 > MOST_TAKEN or not _has_room(txn, space, room_bytes, found):
             key, is_new = shared_key, False
         else:
             account = taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,12 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 import requests
+from pydantic import SecretStr
 
-from proxy.admin.application import is_own_host
+from proxy.admin.application import Gateway, is_own_host
 from proxy.admin.token import find_token
+from proxy.settings.model import Admin
+from proxy.supervisor.admin import AdminPort
 from tests.supervisor.launch import TOKEN, Launched, launched
 from tests.support.process import Sluice
 
@@ -120,23 +125,33 @@ def test_questions_about_limits_are_passed_to_a_worker(gateway: Launched) -> Non
 def test_a_worker_that_is_silent_is_not_asked_while_there_is_another_and_with_none_it_is_a_503() -> None:
     with launched({"beat_s": 0.2, "kill_after": 1000, "dump_after": 1000}, workers=2) as gateway:
         pids = gateway.wait_for_workers(2)
-        os.kill(pids[0], signal.SIGSTOP)
-        end = time.monotonic() + 5
-        while not gateway.ask("/-/workers").json()["workers"][0]["missed_beats"]:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        answers = [gateway.ask("/-/limits?subject=a").json() for _ in range(4)]
-        assert answers == [{"subject": "a", "pid": pids[1]}] * 4
-        os.kill(pids[1], signal.SIGSTOP)
-        assert gateway.ask("/-/limits?subject=a").status_code == 503
-        for pid in pids.values():
-            os.kill(pid, signal.SIGCONT)
+        try:
+            os.kill(pids[0], signal.SIGSTOP)
+            end = time.monotonic() + 5
+            while not gateway.ask("/-/workers").json()["workers"][0]["missed_beats"]:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            answers = [gateway.ask("/-/limits?subject=a").json() for _ in range(4)]
+            assert answers == [{"subject": "a", "pid": pids[1]}] * 4
+            os.kill(pids[1], signal.SIGSTOP)
+            assert gateway.ask("/-/limits?subject=a").status_code == 503
+        finally:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGCONT)
 
 
-def test_the_log_names_an_ipv6_address_in_brackets() -> None:
-    with launched(admin={"host": "::1", "port": 0, "token": TOKEN}) as gateway:
-        port = gateway.wait_for(r"admin on http://\[::1\]:(\d+)$")[1]
-        assert requests.get(f"http://[::1]:{port}/healthz", timeout=5).text == "ok\n"
+def test_the_log_names_an_ipv6_address_in_brackets(caplog: pytest.LogCaptureFixture) -> None:
+    class Nobody:
+        is_ready = True
+
+    async def main() -> None:
+        admin = AdminPort(Admin(host="::1", port=0, token=SecretStr(TOKEN)), {})
+        admin.open(cast(Gateway, Nobody()))
+        admin.close()
+        assert f"admin on http://[::1]:{admin.port}" in caplog.messages
+
+    with caplog.at_level("INFO", "sluice.supervisor"):
+        asyncio.run(main())
 
 
 def test_a_gateway_that_drains_is_not_ready_and_restarts_nothing() -> None:

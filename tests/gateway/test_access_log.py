@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -73,6 +74,8 @@ def test_a_full_disk_costs_lines_and_not_the_log(tmp_path: Path, caplog: pytest.
 def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
     lock = os.memfd_create("lock")
     ours, theirs = os.pipe()
+    # With so little room each batch of 32 KiB takes several writes, between which another may come.
+    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, 4096)
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, name, str(lock)],
@@ -93,8 +96,7 @@ def test_processes_that_share_a_pipe_do_not_mix_their_lines() -> None:
         assert writer.stdin is not None
         writer.stdin.close()
     with open(ours, "rb") as pipe:
-        # Their batches, of 32 KiB, take turns in a pipe of 64 KiB: what is read slowly is written piece by piece.
-        lines = b"".join(iter(lambda: pipe.read1(3000), b"")).splitlines()
+        lines = b"".join(iter(lambda: pipe.read1(1000), b"")).splitlines()
     for writer in writers:
         assert writer.stderr is not None
         assert (writer.stderr.read(), writer.wait(10)) == (b"", 0)

@@ -88,7 +88,7 @@ def test_each_store_is_what_was_asked_for() -> None:
         (REDIS, {}, False),
         (CLUSTER, {}, True),
         (CLUSTER, {"limits": {"daily": {"day": 9}}}, True),
-        (CLUSTER, {"limits": {"per_key": {"by": "credential", "day": 9}}}, False),
+        (CLUSTER, {"limits": {"on_path": {"by": "path", "day": 9}}}, False),
         (CLUSTER, {"by": "path"}, True),
     ],
 )

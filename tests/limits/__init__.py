@@ -2,5 +2,5 @@
 
 import pytest
 
-# pytest rewrites assertions of test files only; failures of these would show no values.
-pytest.register_assert_rewrite("tests.limits.contract", "tests.core.models")
+# pytest rewrites the assertions of test files alone; a failure of this one would show no values.
+pytest.register_assert_rewrite("tests.limits.contract")

@@ -211,6 +211,28 @@ class TestExactness:
 
         asyncio.run(main())
 
+    def test_a_rule_whose_account_another_has_charged_beyond_its_limit(self, server: RedisServer) -> None:
+        async def main() -> None:
+            clock = FakeClock()
+            memory, store = MemoryStore(clock), opened(server, clock=clock)
+            larger, smaller = rule(Window("minute", 5, 60)), rule(Window("minute", 2, 60))
+            smaller.capacity, smaller.crowd = larger.capacity, larger.crowd
+            for _ in range(5):
+                assert await store.acquire((Claim(larger, "a"),)) == memory.acquire((Claim(larger, "a"),))
+                clock.advance(10)
+            claims = (Claim(smaller, "a"),)
+            while not (decision := await store.acquire(claims)).allowed:
+                assert decision == memory.acquire(claims)
+                assert decision.left[0].reset_s == decision.retry_after_s
+                assert await store.standing(claims[0]) == memory.standing(claims[0])
+                clock.advance(5)
+            assert decision == memory.acquire(claims)
+            # At 50 s; the fourth of the five was charged at 30 s.
+            assert clock.now_s == 1000 + 30 + 60
+            await store.close()
+
+        asyncio.run(main())
+
 
 class TestClock:
     """The server's clock is wrong, now or before."""
@@ -268,7 +290,10 @@ class TestClock:
 
 
 class TestSpoiltAccounts:
-    @pytest.mark.parametrize("words", ["nan 0", "nan nan", "-nan -nan", "1000 nan", "inf 0", "1000 -inf", "", "x"])
+    @pytest.mark.parametrize(
+        "words",
+        ["nan 0", "nan nan", "-nan -nan", "inf 0", "1000 -inf", "", "x", "1000 nan", "1000 inf", "1000", "1000 x"],
+    )
     def test_what_is_no_number_does_not_admit_for_ever(self, server: RedisServer, words: str) -> None:
         async def main() -> None:
             store = opened(server, clock=FakeClock())

@@ -21,6 +21,11 @@ BY = "by: Value error, write client_ip, credential or path, or a list of them, e
 TWO_RATES = "Value error, gcra cannot count one subject by two numbers; add client_ip to by, or use sliding"
 TAKEN = "address, second, minute, hour, day mean something else; choose another name, like per_key"
 
+BY_TWO_NUMBERS: list[tuple[dict[str, object], str]] = [
+    ({"by": by, "algorithm": "gcra", "overrides": {place: {"hour": 5}}}, f"overrides.{place}: {TWO_RATES}")
+    for by in ("credential", "path", ["credential", "path"])
+    for place in ("10.0.0.0/8", "10.1.2.3", "::ffff:10.0.0.0/104", "2001:db8::/32", "2001:db8::/64", "unix")
+]
 # fmt: off
 BAD: list[tuple[dict[str, object], str]] = [
     ({"second": -1}, "second: Input should be greater than or equal to 0"),
@@ -79,9 +84,7 @@ BAD: list[tuple[dict[str, object], str]] = [
      "with /v1/, and the chat route is /v1/chat/completions"),
     ({"overrides": {KEY: {}}}, f"overrides.{KEY}: Value error, a key has numbers of its own only where the limit "
      "counts by credential"),
-    *[({"by": by, "algorithm": "gcra", "overrides": {network: {"hour": 5}}}, f"overrides.{network}: {TWO_RATES}")
-      for by in ("credential", "path", ["credential", "path"])
-      for network in ("10.0.0.0/8", "10.1.2.3", "::ffff:10.0.0.0/104", "2001:db8::/32", "2001:db8::/64", "unix")],
+    *BY_TWO_NUMBERS,
     ({"limits": {"per_key": {"by": "credential", "algorithm": "gcra", "overrides": {"unix": {}}}}},
      f"limits.per_key.overrides.unix: {TWO_RATES}"),
     ({"limits": {"Per": {}}},

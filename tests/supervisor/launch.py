@@ -125,6 +125,10 @@ class Stream:
         self._lines = self._answer.iter_lines()
         assert next(self._lines)
 
+    def close(self) -> None:
+        """Have no more of it."""
+        self._answer.close()
+
     def is_whole(self) -> bool:
         """Read it to its end; whether that was its own."""
         try:
