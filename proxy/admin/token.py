@@ -49,15 +49,23 @@ def find_token(port: int, environ: Mapping[str, str]) -> str:
     Raises OSError: FileNotFoundError if there is none.
     """
     found: list[tuple[int, str]] = []
+    refused: PermissionError | None = None
     for root in _roots(environ):
         directory = root / _directory_name()
-        with suppress(FileNotFoundError):
+        try:
             _check(directory)
             file = directory / _name(port)
             found.append((file.stat().st_mtime_ns, file.read_text("ascii").strip()))
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            # Anybody can put a directory of our name into the temporary one: that must not hide a token elsewhere.
+            refused = refused or error
     if found:
         # A gateway that was killed leaves its file behind, and the next one may have had another place.
         return max(found)[1]
+    if refused is not None:
+        raise refused
     raise FileNotFoundError(
         errno.ENOENT, "no gateway of this user has left a token; set admin.token, or run as its user", _name(port)
     )

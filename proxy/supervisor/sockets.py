@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from proxy.settings.listen import Listen
 from proxy.wire.endpoint import Bound, Endpoint, bind_slots
@@ -41,6 +42,17 @@ class Sockets:
     def of_slot(self, slot: int) -> list[tuple[socket.socket, ...]]:
         """The sockets a slot accepts on, for each listener."""
         return [bound[slot % len(bound)].sockets for bound in self._bound]
+
+    def rest(self, slot: int) -> None:
+        """Leave new clients to the other slots, until a worker of this one listens again.
+
+        Those that wait here are reset. A listening socket keeps its address when it is shut down (tcp(7)). Unix
+        sockets are every slot's.
+        """
+        for bound in self._bound:
+            for sock in bound[slot].sockets if len(bound) > 1 else ():
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Have no more clients, once the workers have let go of their copies too."""

@@ -233,6 +233,8 @@ class Supervisor:
             # Others serve: what keeps a new worker from starting, a bad certificate say, must not end them too.
             log.error("%r ended before it accepted: %s", process, how)
             if slot.current is None:
+                # The kernel would go on to give clients to a slot in which nobody accepts.
+                self._sockets.rest(slot.number)
                 self._loop.call_later(START_AGAIN_S, self._fill, slot)
         else:
             self._count_death(slot, process, how)

@@ -116,7 +116,10 @@ class TestNotices:
         ("limits", "said"),
         [
             ({"dir": "/x"}, ["limits.dir (configuration) has no effect: only the store shared has one"]),
-            ({"max_bytes": 5_000_000, "store": REDIS}, ["limits.max_bytes (configuration) has no effect: only the store"]),
+            (
+                {"max_bytes": 5_000_000, "store": REDIS},
+                ["limits.max_bytes (configuration) has no effect: only the store"],
+            ),
             ({"ca_file": "/x", "store": REDIS}, ["limits.ca_file (configuration) has no effect: the store is not"]),
             (
                 {"timeout_s": 1.0, "hosts": 2, "namespace": "a", "store": "shared"},
