@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.core.chain import Chain
@@ -136,6 +136,9 @@ class TestDigest:
 def test_whatever_a_client_sends_the_line_is_whole(
     target: bytes, method: str, forwarded: bytes, model: str | None, credential: str | None
 ) -> None:
+    texts = (target.decode("latin-1"), method, forwarded.decode("latin-1"), model or "")
+    # What is masked is tested above.
+    assume(not any("sk-" in text or (credential and credential in text) for text in texts))
     exchange = make_exchange(target=target, method=method)
     exchange.forwarded_chain = forwarded.decode("latin-1")
     exchange.model = model
