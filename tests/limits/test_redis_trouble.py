@@ -306,7 +306,8 @@ class TestRestart:
             assert reasons.count("busy") == 500
             assert len(store._nodes._opener._links) == 1
             for _ in range(100):
-                if store.late == HOUR.limit and await used(server, store._keys.namespace) == 0:
+                # A unit that went back may be granted late once more, to one that waits behind.
+                if store.late >= HOUR.limit and await used(server, store._keys.namespace) == 0:
                     break
                 await asyncio.sleep(0.05)
             else:
