@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import array
 import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 
 from proxy.settings.listen import Listen
 from proxy.wire.endpoint import Bound, Endpoint, bind_slots
+
+_SO_ATTACH_FILTER = 26
+"""socket(7)."""
+_KEEP_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A filter of one instruction, "return 0": of every packet no byte is kept."""
 
 
 class Sockets:
@@ -54,9 +61,28 @@ class Sockets:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
+    def turn_deaf(self) -> None:
+        """Have the kernel drop what comes to open a connection, for good.
+
+        Whoever waits can then be accepted, and the sockets closed, with nobody coming in between who would be reset:
+        a dropped SYN is sent again after a second (RFC 6298 §2.1), and is refused then.
+        """
+        for bound in (bound for row in self._bound for bound in row):
+            for sock in bound.sockets:
+                if sock.family is not socket.AF_UNIX:
+                    with suppress(OSError):
+                        _drop_all(sock)
+
     def close(self) -> None:
         """Have no more clients, once the workers have let go of their copies too."""
         for rows in self._bound:
             for bound in rows:
                 bound.close()
         self._bound.clear()
+
+
+def _drop_all(sock: socket.socket) -> None:
+    """Have every packet to a listening socket dropped; connections it has made already keep theirs."""
+    program = array.array("B", _KEEP_NOTHING)
+    address, _ = program.buffer_info()
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, address))

@@ -300,6 +300,7 @@ class Supervisor:
             log.info("not ready any more; accepting for another %g second(s)", delay_s)
             await asyncio.wait([self._now], timeout=delay_s)
         # Before the workers close theirs: a connection that only we could accept would be reset.
+        self._sockets.turn_deaf()
         self._sockets.close()
         for process in self.processes():
             process.drain(timeout_s, is_replaced=False)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from proxy.core.address import UNIX, normalise_peer
@@ -31,6 +32,17 @@ REST_S = 0.5
 GOODBYE_S = 0.5
 """How long the other side may take to answer TLS's goodbye once it has all that was written."""
 SAY_EVERY_S = 10.0
+
+
+def accept_waiting(listening: socket.socket) -> list[socket.socket]:
+    """Accept whoever waits on a socket that does not block; nobody, if it is closed."""
+    accepted: list[socket.socket] = []
+    with suppress(OSError):
+        while True:
+            sock, _ = listening.accept()
+            sock.setblocking(False)
+            accepted.append(sock)
+    return accepted
 
 
 class AcceptedConnection(ServerConnection):
@@ -130,9 +142,10 @@ class Acceptor:
         log.log(level, "%s%s", text, f" ({more} more lines were left out before)" if more else "")
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more, but whoever is waiting."""
         if self._socket.fileno() < 0:
             return
+        self._accept()
         if self._rest is not None:
             self._rest.cancel()
         self.loop.remove_reader(self._socket)

@@ -14,7 +14,7 @@ from typing import Any
 from tornado.httputil import HTTPServerConnectionDelegate
 
 from proxy.core.headers import Field, Headers, field
-from proxy.wire.accept import Acceptor, Arrival
+from proxy.wire.accept import Acceptor, Arrival, accept_waiting
 from proxy.wire.endpoint import BACKLOG, Endpoint, UnixFile, bind, keep_alive
 from proxy.wire.gate import RequestError
 from proxy.wire.server import ServerConnection
@@ -94,7 +94,7 @@ class Listener:
         self._surplus: dict[ServerConnection, None] = {}  # those of them beyond the cap, oldest first
         self._leaving: set[ServerConnection] = set()  # those of them that were closed to make room
         self._arrivals: dict[Arrival, None] = {}  # oldest first
-        self._servers: list[tuple[asyncio.Server | Acceptor, Endpoint]] = []
+        self._servers: list[tuple[asyncio.Server | Acceptor, Endpoint, socket.socket]] = []
         self._files: list[UnixFile] = []
         self._empty: asyncio.Future[None] | None = None
         self._was_cut = False
@@ -118,13 +118,13 @@ class Listener:
         server: asyncio.Server | Acceptor
         if not endpoint.is_plain:
             server = Acceptor(sock, endpoint, self)
-        elif sock.family is socket.AF_UNIX:
-            server = await self._serve_unix(sock)
         else:
-            server = await self.loop.create_server(lambda: ServerConnection(self), sock=sock, backlog=BACKLOG)
-        self._servers.append((server, endpoint))
+            server = await self._serve(sock)
+        self._servers.append((server, endpoint, sock))
 
-    async def _serve_unix(self, sock: socket.socket) -> asyncio.Server:
+    async def _serve(self, sock: socket.socket) -> asyncio.Server:
+        if sock.family is not socket.AF_UNIX:
+            return await self.loop.create_server(lambda: ServerConnection(self), sock=sock, backlog=BACKLOG)
         if sys.version_info >= (3, 13):
             # From here on loops would remove the file themselves, whoever bound it.
             return await self.loop.create_unix_server(
@@ -132,16 +132,21 @@ class Listener:
             )
         return await self.loop.create_unix_server(lambda: ServerConnection(self), sock=sock, backlog=BACKLOG)
 
-    def _stop_accepting(self) -> None:
+    def _stop_accepting(self) -> list[socket.socket]:
+        """Close the sockets; those who still waited to be accepted, and would have been reset."""
         # While the sockets are open no other file can have the inodes of ours.
         for file in self._files:
             file.remove()
         self._files.clear()
-        for server, _ in self._servers:
+        last: list[socket.socket] = []
+        for server, endpoint, sock in self._servers:
+            if endpoint.is_plain:
+                last += accept_waiting(sock)
             server.close()
+        return last
 
     def _bound(self) -> list[tuple[Any, Endpoint]]:
-        return [(sock.getsockname(), endpoint) for server, endpoint in self._servers for sock in server.sockets]
+        return [(sock.getsockname(), endpoint) for server, endpoint, _ in self._servers for sock in server.sockets]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -221,7 +226,8 @@ class Listener:
     async def drain(self, timeout_s: float) -> bool:
         """Accept no more, let running exchanges end; True if all did in time, else the rest is cut."""
         self.is_draining = True
-        self._stop_accepting()
+        for sock in self._stop_accepting():
+            await self.loop.connect_accepted_socket(lambda: ServerConnection(self), sock)
         end_s = self.loop.time() + timeout_s
         if timeout_s:
             await self._give_last_chance(min(timeout_s, LAST_CHANCE_S))

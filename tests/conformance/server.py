@@ -92,7 +92,8 @@ class WireServer(HTTPServer):
         """Accept no more."""
         if self._listener is not None:
             # A listener of ours stops accepting in order to drain; Tornado's may go on serving who is there.
-            self._listener._stop_accepting()
+            for sock in self._listener._stop_accepting():
+                sock.close()
 
     async def close_all_connections(self) -> None:
         """Close what is open."""

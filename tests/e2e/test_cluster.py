@@ -143,12 +143,16 @@ def test_without_the_store_requests_are_refused_and_afterwards_counted_again(clu
 
 
 def test_a_gateway_that_stops_takes_nobody_with_it(cluster: Cluster) -> None:
+    stopped = cluster.gateways[0]
     statuses = []
-    for number in range(30):
+    for number in range(100):
         if number == 5:
-            cluster.gateways[0].process.terminate()
+            stopped.process.terminate()
         statuses.append(cluster.call(f"127.0.1.{number + 1}").status_code)
+        if stopped.process.poll() is not None:
+            break
         time.sleep(0.03)
     assert set(statuses) == {200}
+    assert stopped.process.poll() == 0
     with socket.create_connection(("127.0.0.1", cluster.gateways[1].port), 5):
         pass

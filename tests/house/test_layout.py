@@ -58,7 +58,7 @@ TESTED_TOGETHER: list[tuple[str, str, str]] = [
     (
         "supervisor/test_supervisor.py",
         "who has died, is replaced or drains shows only in processes",
-        "supervisor/process supervisor/rolling supervisor/watch supervisor/sockets supervisor/supervised "
+        "supervisor/process supervisor/rolling supervisor/watch supervisor/supervised "
         "supervisor/admin gateway/figures",
     ),
     (

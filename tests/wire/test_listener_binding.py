@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from proxy.wire.endpoint import Bound, Endpoint, bind, bind_slots, bind_unix, keep_alive
-from tests.wire.listening import LOOPS, Client, Pki, run, serving
+from tests.wire.listening import GET, LOOPS, Client, Pki, run, serving
 
 ON_BOTH_LOOPS = pytest.mark.parametrize("loop", LOOPS)
 
@@ -362,6 +362,23 @@ def test_at_the_end_only_our_own_file_is_removed(loop: str, path: str) -> None:
         async with serving(Endpoint(unix=path)):
             os.unlink(path)
         assert not is_there(path)
+
+    run(loop, main())
+
+
+@ON_BOTH_LOOPS
+@pytest.mark.parametrize("endpoint", [Endpoint("127.0.0.1"), Endpoint("127.0.0.1", proxy_protocol=True)])
+def test_who_waits_to_be_accepted_at_the_end_is_served(loop: str, endpoint: Endpoint) -> None:
+    async def main() -> None:
+        with ExitStack() as held:
+            async with serving(endpoint) as listener:
+                address = ("127.0.0.1", listener.port)
+                # The loop does not come round in between, and so accepts nobody.
+                socks = [held.enter_context(socket.create_connection(address, 5)) for _ in range(9)]
+                for sock in socks:
+                    sock.sendall((b"PROXY UNKNOWN\r\n" if endpoint.proxy_protocol else b"") + GET)
+                assert await listener.drain(5)
+                assert [sock.recv(12) for sock in socks] == [b"HTTP/1.1 200"] * 9
 
     run(loop, main())
 
