@@ -67,7 +67,6 @@ class Exchange:
 
     def __init__(
         self,
-        *,
         method: str,
         target: bytes,
         headers: Headers,

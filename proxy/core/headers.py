@@ -55,13 +55,29 @@ def field(name: bytes, value: bytes) -> Field:
     return (name.lower(), b"%b: %b\r\n" % (name, value), value)
 
 
+class Seen:
+    """What was found out about the lines of a head that comes again and again, but for its Content-Length."""
+
+    __slots__ = ("crossings", "names")
+
+    def __init__(self, headers: Headers) -> None:
+        self.names = frozenset(line[0] for line in headers.fields)
+        self.crossings: dict[frozenset[bytes], bytes] = {}
+        """The lines that may cross, by the names of those that may not."""
+
+
 class Headers:
-    """An ordered list of header lines; names compare in lower case, values are the bytes that came."""
+    """An ordered list of header lines; names compare in lower case, values are the bytes that came.
 
-    __slots__ = ("fields",)
+    ``seen`` is what is known already of lines that are, but for the value of Content-Length, the same as before. Who
+    has given it changes ``fields`` by the methods here only.
+    """
 
-    def __init__(self, fields: list[Field] | None = None) -> None:
+    __slots__ = ("_seen", "fields")
+
+    def __init__(self, fields: list[Field] | None = None, seen: Seen | None = None) -> None:
         self.fields: list[Field] = [] if fields is None else fields
+        self._seen = seen
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
@@ -70,6 +86,8 @@ class Headers:
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the first line with this lower-case name, or None."""
+        if self._seen is not None and name not in self._seen.names:
+            return None
         for lower, _, value in self.fields:
             if lower == name:
                 return value
@@ -77,10 +95,13 @@ class Headers:
 
     def get_all(self, name: bytes) -> list[bytes]:
         """The values of every line with this lower-case name, in order."""
+        if self._seen is not None and name not in self._seen.names:
+            return []
         return [value for lower, _, value in self.fields if lower == name]
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append one line."""
+        self._seen = None
         self.fields.append(field(name, value))
 
     def set(self, name: bytes, value: bytes) -> None:
@@ -90,7 +111,18 @@ class Headers:
 
     def remove(self, name: bytes) -> None:
         """Drop every line with this lower-case name."""
+        self._seen = None
         self.fields = [line for line in self.fields if line[0] != name]
+
+    def crossing(self, replaced: frozenset[bytes]) -> bytes:
+        """The lines that may cross, as they stand on the wire; ``replaced`` names those that are replaced."""
+        seen = self._seen
+        if seen is None or b"content-length" not in replaced:
+            return encode(end_to_end(self, replaced))
+        lines = seen.crossings.get(replaced)
+        if lines is None:
+            lines = seen.crossings[replaced] = encode(end_to_end(self, replaced))
+        return lines
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Every line as text (latin-1)."""

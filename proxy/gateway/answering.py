@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from http.client import responses as REASONS
 from typing import TYPE_CHECKING
 
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
 from proxy.core.errors import GatewayError, Stopping, UpstreamError
 from proxy.core.exchange import Exchange, Route
@@ -19,6 +19,7 @@ from proxy.gateway.envelope import refusal_of
 from proxy.wire.framing import Framing
 from proxy.wire.gate import RequestError, RequestHead, check_request
 from proxy.wire.headers import lines_of
+from proxy.wire.server import HeadTaker
 
 if TYPE_CHECKING:
     from proxy.gateway.plane import DataPlane
@@ -29,41 +30,52 @@ CLIENT_LEFT = 499
 """What the access log shows when the client left before an answer began."""
 
 
-class AnsweringDelegate(HTTPMessageDelegate):
+class AnsweringDelegate(HeadTaker):
     """An exchange from its head to its end. Subclasses say what happens in between, in `_begin`."""
 
     route = Route.API
+    exchange: Exchange
+    _answered = False  # an answer of ours is out, or the exchange is over
+    _is_http10 = False
 
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
         self._plane = plane
         self._chain = plane.chain
         self._downstream = downstream
-        self._answered = False  # an answer of ours is out, or the exchange is over
-        self._is_http10 = False
-        self.exchange: Exchange
 
     # begin
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """The head is in. A future holds the body back until the exchange can take it."""
+        """The head is in, from another server than ours: it is held to the same strictness."""
         assert isinstance(start_line, RequestStartLine)
+        version = start_line.version.removeprefix("HTTP/")
+        head = RequestHead(start_line.method, start_line.path.encode("latin-1"), version, lines_of(headers))
+        try:
+            check_request(head)
+        except RequestError as error:
+            return self._take(head, refusal_of(error))
+        return self._take(head, None)
+
+    def head_received(self, head: RequestHead) -> Awaitable[None] | None:
+        """The head is in. A future holds the body back until the exchange can take it."""
+        return self._take(head, None)
+
+    def _take(self, head: RequestHead, refusal: Reply | None) -> Awaitable[None] | None:
         downstream = self._downstream
         downstream.set_close_callback(self._client_left)
-        target = start_line.path.encode("latin-1")
-        self.exchange = exchange = self._plane.open_exchange(
-            start_line.method, target, lines_of(headers), downstream.context, self.route
-        )
-        self._is_http10 = start_line.version == "HTTP/1.0"
-        refusal = None if downstream.is_gated else _gate(start_line, exchange)
-        refusal = refusal or self._refusal(exchange)
+        self._head = head
+        self.exchange = self._plane.open_exchange(head, downstream.context, self.route)
+        if head.version == "1.0":
+            self._is_http10 = True
+        refusal = refusal or self._refusal()
         if refusal is not None:
             self._reply(refusal)
             return None
         return self._begin()
 
-    def _refusal(self, exchange: Exchange) -> Reply | None:
+    def _refusal(self) -> Reply | None:
         """What is wrong with the request before any stage is asked."""
         return None
 
@@ -176,13 +188,3 @@ class AnsweringDelegate(HTTPMessageDelegate):
 
     def _let_go(self) -> None:
         """Release what the exchange still holds."""
-
-
-def _gate(start_line: RequestStartLine, exchange: Exchange) -> Reply | None:
-    """Hold a request that came through another server than ours to the same strictness."""
-    try:
-        version = start_line.version.removeprefix("HTTP/")
-        check_request(RequestHead(start_line.method, exchange.target, version, exchange.headers))
-    except RequestError as error:
-        return refusal_of(error)
-    return None

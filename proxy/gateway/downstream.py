@@ -23,7 +23,6 @@ class Downstream(Protocol):
     """What the delegate does to the client."""
 
     can_splice: bool
-    is_gated: bool
     started: bool
 
     @property
@@ -87,7 +86,6 @@ class StockDownstream:
     """A connection of Tornado's own server."""
 
     can_splice = False
-    is_gated = False
 
     def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection

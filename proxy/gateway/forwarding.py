@@ -13,38 +13,30 @@ from typing import TYPE_CHECKING
 
 from proxy.core.chain import BODY_WANTED, Verdict
 from proxy.core.errors import UpstreamError
-from proxy.core.exchange import Exchange
 from proxy.core.messages import BODY_TOO_LARGE
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
-from proxy.gateway.downstream import Downstream
 from proxy.gateway.forward import Forward
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseError, ResponseHead
 
 if TYPE_CHECKING:
-    from proxy.gateway.plane import DataPlane
+    pass
 
 
 class ForwardingDelegate(AnsweringDelegate, ABC):
     """An exchange that passes the chain and, if it may, goes upstream."""
 
-    def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
-        super().__init__(plane, downstream)
-        self._forward: Forward | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._held: list[bytes] | None = None  # the body's pieces, while it is being held
-        self._held_limit = plane.max_held_bytes
+    _forward: Forward | None = None
+    _task: asyncio.Task[None] | None = None
+    _held: list[bytes] | None = None  # the body's pieces, while it is being held
 
     # request in
 
-    def _refusal(self, exchange: Exchange) -> Reply | None:
+    def _refusal(self) -> Reply | None:
         """What is wrong with the request before any stage is asked."""
-        length = exchange.headers.get(b"content-length")
         limit = self._plane.max_body_bytes
-        if length is not None and limit and length.isdigit() and int(length) > limit:
-            return too_large(limit)
-        return None
+        return too_large(limit) if 0 < limit < self._head.content_length else None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """A piece of the body: held, or sent on."""
@@ -53,8 +45,8 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
         exchange = self.exchange
         exchange.bytes_in += len(chunk)
         if self._held is not None:
-            if exchange.bytes_in > self._held_limit:
-                self._reply(too_large(self._held_limit))
+            if exchange.bytes_in > self._plane.max_held_bytes:
+                self._reply(too_large(self._plane.max_held_bytes))
             else:
                 self._held.append(chunk)
             return None
@@ -130,9 +122,8 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
 
     def _hold(self) -> None:
         """Keep the body in memory until it is whole, unless it announces itself as too large for that."""
-        length = self.exchange.headers.get(b"content-length")
-        if length is not None and int(length) > self._held_limit:
-            self._reply(too_large(self._held_limit))
+        if self._head.content_length > self._plane.max_held_bytes:
+            self._reply(too_large(self._plane.max_held_bytes))
         elif self._held is None:
             self._held = []
 

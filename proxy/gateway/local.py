@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
-from proxy.core.exchange import Exchange, Route
+from proxy.core.exchange import Route
 from proxy.core.headers import field
 from proxy.core.messages import NOT_FOUND
 from proxy.core.reply import INVALID_REQUEST, Reply
@@ -24,7 +24,8 @@ class NowhereDelegate(AnsweringDelegate):
 
     route = Route.CHAT
 
-    def _refusal(self, exchange: Exchange) -> Reply | None:
+    def _refusal(self) -> Reply | None:
+        exchange = self.exchange
         path = exchange.path.decode("latin-1")[:_SHOWN_PATH]
         return Reply.of(404, INVALID_REQUEST, "not_found", NOT_FOUND, method=exchange.method, path=path)
 

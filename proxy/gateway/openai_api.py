@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
 
 from proxy.core.errors import GatewayError, ProtocolError
 from proxy.core.headers import REPLACED_IN_INFORMATIONAL, REPLACED_IN_RESPONSES, Headers, end_to_end, field
 from proxy.core.sse import EventWatch, is_event_stream, promises_terminal_event
-from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import error_event, error_object
 from proxy.gateway.forwarding import ForwardingDelegate
 from proxy.gateway.heartbeat import COMMENT, Heartbeat, LateAnswer
@@ -20,22 +18,17 @@ from proxy.wire.framing import Framing
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.tunnel import Tunnel
 
-if TYPE_CHECKING:
-    from proxy.gateway.plane import DataPlane
-
 
 class ApiDelegate(ForwardingDelegate):
     """One exchange below ``/v1``."""
 
-    def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
-        super().__init__(plane, downstream)
-        self._splices = False
-        self._is_waiting_for_client = False
-        self._events: EventWatch | None = None  # of an answer that is a stream of events
-        self._ends_by_close = False
-        self._heartbeat: Heartbeat | None = None
-        self._is_begun = False  # by us, and no stream of the upstream's has come yet
-        self._is_switching = False
+    _splices = False
+    _is_waiting_for_client = False
+    _events: EventWatch | None = None  # of an answer that is a stream of events
+    _ends_by_close = False
+    _heartbeat: Heartbeat | None = None
+    _is_begun = False  # by us, and no stream of the upstream's has come yet
+    _is_switching = False
 
     # request
 
@@ -43,13 +36,14 @@ class ApiDelegate(ForwardingDelegate):
         """Every stage was passed: forward the request as it came."""
         exchange = self.exchange
         body = exchange.body
+        came = self._head.framing
         chunked = False
         framing = b""
         if body is not None:
             framing = b"Content-Length: %d\r\n" % len(body)
-        elif (length := exchange.headers.get(b"content-length")) is not None:
-            framing = b"Content-Length: %b\r\n" % length
-        elif exchange.headers.get(b"transfer-encoding") is not None:
+        elif came is Framing.LENGTH:
+            framing = b"Content-Length: %d\r\n" % self._head.content_length
+        elif came is Framing.CHUNKED:
             chunked = True
             framing = b"Transfer-Encoding: chunked\r\n"
         if self._downstream.wants_websocket:

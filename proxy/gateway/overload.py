@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from proxy.core.errors import RETRY_SOON
-from proxy.core.exchange import Exchange, Route
+from proxy.core.exchange import Route
 from proxy.core.messages import OVERLOADED
 from proxy.core.reply import SERVER_ERROR, Reply
 from proxy.gateway.answering import AnsweringDelegate
@@ -41,7 +41,7 @@ class BusyDelegate(AnsweringDelegate):
         super().__init__(plane, downstream)
         self.route = route
 
-    def _refusal(self, exchange: Exchange) -> Reply | None:
+    def _refusal(self) -> Reply | None:
         return Reply.of(503, SERVER_ERROR, "overloaded", OVERLOADED, headers=(RETRY_SOON,))
 
 

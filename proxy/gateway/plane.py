@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from email.utils import formatdate
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from tornado.httputil import (
@@ -40,7 +41,7 @@ from proxy.limits.store import Clock, LimitStore
 from proxy.stages import Services, build
 from proxy.stages.upstream import Upstream
 from proxy.wire.client_tls import client_context
-from proxy.wire.gate import RequestError
+from proxy.wire.gate import RequestError, RequestHead
 from proxy.wire.pool import Pool, UpstreamTimeouts
 from proxy.wire.response import ResponseWriter
 from proxy.wire.ticker import Ticker
@@ -115,26 +116,27 @@ class DataPlane(HTTPServerConnectionDelegate):
             return NowhereDelegate(self, downstream)
         return HealthDelegate(downstream, ok=destination is Destination.HEALTHZ or self.is_ready)
 
-    def open_exchange(self, method: str, target: bytes, headers: Headers, context: Any, route: Route) -> Exchange:
+    def open_exchange(self, head: RequestHead, context: Any, route: Route) -> Exchange:
         """A new exchange, with its client's address resolved."""
-        peer_ip = _peer_ip(context)
+        peer_ip = getattr(context, "peer_ip", None) or _peer_ip(context)
+        headers = head.headers
         client_ip, forwarded = self._find_client(peer_ip, headers)
         self._sequence = sequence = self._sequence + 1
         self._in_flight += 1
         if sequence <= HIDDEN_CLIENTS_AFTER:
             self._hidden_clients.see(peer_ip, sequence)
         return Exchange(
-            method=method,
-            target=target,
-            headers=headers,
-            peer_ip=peer_ip,
-            client_ip=client_ip,
-            route=route,
-            request_id=f"{self._id_prefix}{sequence:08x}",
-            sequence=sequence,
-            started_ns=time.time_ns(),
-            started_s=self.clock(),
-            forwarded_chain=forwarded,
+            head.method,
+            head.target,
+            headers,
+            peer_ip,
+            client_ip,
+            route,
+            f"{self._id_prefix}{sequence:08x}",
+            sequence,
+            time_ns(),
+            self.clock(),
+            forwarded,
         )
 
     @property
@@ -295,10 +297,7 @@ class _StockRouter(HTTPMessageDelegate):
 
 
 def _peer_ip(context: Any) -> str:
-    """The normalised address of a connection's peer, worked out once where the connection lets us keep it."""
-    known = getattr(context, "peer_ip", None)
-    if known is not None:
-        return str(known)
+    """The normalised address of a connection's peer, kept where the connection lets us, to be worked out once."""
     address = context.address
     peer_ip = normalise_peer(address[0]) if isinstance(address, tuple) and address else UNIX
     if hasattr(context, "peer_ip"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.core.errors import ProtocolError
-from proxy.core.exchange import Exchange, Route
+from proxy.core.exchange import Route
 from proxy.core.headers import Field, Headers, field
 from proxy.core.messages import METHOD_NOT_ALLOWED
 from proxy.core.reply import INVALID_REQUEST, Reply
@@ -32,15 +32,16 @@ class ChatDelegate(ForwardingDelegate):
 
     route = Route.CHAT
 
+    _request: chat_contract.ChatRequest | None = None
+    _answer_head: ResponseHead | None = None
+    _size = 0
+
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
         super().__init__(plane, downstream)
-        self._held_limit = plane.settings.simple_chat.max_body_bytes
-        self._request: chat_contract.ChatRequest | None = None
-        self._head: ResponseHead | None = None
         self._pieces: list[bytes] = []
-        self._size = 0
 
-    def _refusal(self, exchange: Exchange) -> Reply | None:
+    def _refusal(self) -> Reply | None:
+        exchange = self.exchange
         if exchange.method != "POST":
             return Reply.of(
                 405,
@@ -87,7 +88,7 @@ class ChatDelegate(ForwardingDelegate):
     def on_answer_headers(self, head: ResponseHead) -> bool:
         """The upstream answers: keep its head until its body is whole."""
         self.exchange.first_byte_s = self._plane.clock()
-        self._head = head
+        self._answer_head = head
         if self._forward is not None:
             # An error's own words are repeated to the caller.
             self._forward.give_to(masked(self, self.exchange, head))
@@ -102,7 +103,7 @@ class ChatDelegate(ForwardingDelegate):
 
     def on_answer_end(self) -> None:
         """The upstream's answer is whole: put it into the contract's words."""
-        head, request = self._head, self._request
+        head, request = self._answer_head, self._request
         assert head is not None
         assert request is not None
         body = b"".join(self._pieces)

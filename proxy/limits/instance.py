@@ -22,6 +22,7 @@ MEMORY: Final = Path("/dev/shm")
 MOST_BYTES: Final = 256 * 1024 * 1024
 """The size of a table nobody gave a size."""
 LEAST_BYTES: Final = 1024 * 1024
+PAGE_BYTES: Final = 4096
 LOCK_BYTES: Final = 32 * 1024
 """lmdb's lock file: a place of 64 bytes for each transaction that reads, so about 500 of them."""
 
@@ -166,16 +167,21 @@ def room_for(path: Path, wanted: int) -> int:
             f"{MORE_ROOM}, or ask for less"
         )
     # lmdb counts in pages.
-    return size // 4096 * 4096
+    return size // PAGE_BYTES * PAGE_BYTES
 
 
 def is_in_memory(path: Path) -> bool:
-    """Whether a directory is on a tmpfs."""
+    """Whether a directory is on a file system in memory."""
+    return file_system(path) in ("tmpfs", "ramfs")
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system a directory is on, such as ``tmpfs``; "" if that cannot be told."""
     try:
         real = os.path.realpath(path, strict=True)
         mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
     except OSError:
-        return False
+        return ""
     best, kind = "", ""
     for line in mounts.splitlines():
         _, where, found, *_ = line.split(" ")
@@ -184,7 +190,7 @@ def is_in_memory(path: Path) -> bool:
         # Of several mounts on one place the last is on top.
         if is_above and len(where) >= len(best):
             best, kind = where, found
-    return kind in ("tmpfs", "ramfs")
+    return kind
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from weakref import WeakSet
 
 import lmdb
@@ -26,16 +26,19 @@ import lmdb
 from proxy.core.figure import Figure
 from proxy.core.rate import Claim, Claims, Decision, Rule
 from proxy.limits import table
-from proxy.limits.instance import prepare_lock_file
 from proxy.limits.store import Clock, Standing, StoreError
 from proxy.limits.sweep import Sweep
 from proxy.limits.table import Space
+from proxy.limits.table_file import MOST_STEP_BYTES, TableFile
 from proxy.limits.verdict import charge, give_back, weigh
 
 LOOK_S = 0.01
 """How often those whom a shared account refuses look for room: where subjects are made up, there is none."""
+GROW_AGAIN_S = 0.1
+"""Between two attempts to make the table larger, where the file system has no room."""
 Fill = Callable[[table.Txn, int], None]
 """Puts a saved state into an empty table, up to so many bytes. Raises OSError."""
+T = TypeVar("T")
 
 
 class SharedStore:
@@ -55,33 +58,24 @@ class SharedStore:
         self._room_bytes = max_bytes // 8 * 7
         self._spaces: dict[str, Space] = {}
         self._expects_refusal = False
-        self._look_at = clock()
+        self._look_at = self._grow_at = clock()
         self.errors = 0
         self._open()
         self._sweep = Sweep(clock, self._is_crowded)
         try:
-            self._fill(fill)
+            # As it grows it is filled anew: by doubling, that is no more than twice the work.
+            self._tried(lambda: self._fill(fill), most_bytes=max_bytes)
         except (lmdb.Error, OSError) as error:
-            self._env.close()
+            self._file.close()
             raise StoreError(f"the shared limit store in {path} cannot be filled: {error}") from error
         _opened.add(self)
 
     def _open(self) -> None:
         try:
-            prepare_lock_file(self._path)
-            self._env = lmdb.open(
-                str(self._path),
-                map_size=self._max_bytes,
-                mode=0o600,
-                sync=False,  # Nothing here outlives the machine.
-                metasync=False,
-                readahead=False,
-                writemap=False,  # A write to a map is a SIGBUS when the file system is full.
-                max_spare_txns=2,
-            )
+            self._file = TableFile(self._path, self._max_bytes)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"the shared limit store in {self._path} cannot be opened: {error}") from error
-        self._begin = self._env.begin
+        self._begin = self._file.env.begin
 
     def _fill(self, fill: Fill | None) -> None:
         with self._begin(write=True) as txn:
@@ -96,14 +90,44 @@ class SharedStore:
     def acquire(self, claims: Claims) -> Decision:
         """Admit one request and charge every claim of it, or refuse it and charge none."""
         try:
-            try:
-                return self._decide(claims)
-            except lmdb.MapFullError:
-                # A process killed while it read keeps the pages it saw from being used again, until somebody looks.
-                self._env.reader_check()
-                return self._decide(claims)
-        except lmdb.Error as error:
+            return self._decide(claims)
+        except lmdb.Error:
+            return self._done(lambda: self._decide(claims))
+
+    def _done(self, work: Callable[[], T]) -> T:
+        """Do something with the table. Raises StoreError."""
+        try:
+            return self._tried(work)
+        except (lmdb.Error, OSError) as error:
             raise self._failed(error) from None
+
+    def _tried(self, work: Callable[[], T], most_bytes: int = MOST_STEP_BYTES) -> T:
+        """Do something with the table, however large it has to be. Raises lmdb.Error and OSError."""
+        has_looked = False
+        while True:
+            try:
+                return work()
+            except lmdb.MapResizedError:
+                self._file.adopt()
+            except lmdb.MapFullError:
+                if has_looked:
+                    if not self._grow(most_bytes):
+                        raise
+                else:
+                    # A process killed while it read keeps the pages it saw from being used again, until somebody looks.
+                    self._file.env.reader_check()
+                    has_looked = True
+
+    def _grow(self, most_bytes: int) -> bool:
+        """Make the table larger, or adopt what another process made of it; False if that cannot be by now."""
+        now = self._clock()
+        if now < self._grow_at:
+            return False
+        try:
+            return self._file.grow(most_bytes)
+        except OSError:
+            self._grow_at = now + GROW_AGAIN_S
+            raise
 
     def _decide(self, claims: Claims) -> Decision:
         if len(claims) == 1 and not self._expects_refusal:
@@ -178,39 +202,40 @@ class SharedStore:
 
     def give_back(self, claims: Claims, decision: Decision) -> None:
         """Undo the charges of a request that was certainly not sent."""
-        try:
-            spaces = [self._space(claim.rule) for claim in claims]
-            with self._begin(write=True) as txn:
-                give_back(txn, claims, spaces, decision)
-        except lmdb.Error as error:
-            raise self._failed(error) from None
+        self._done(lambda: self._give_back(claims, decision))
+
+    def _give_back(self, claims: Claims, decision: Decision) -> None:
+        spaces = [self._space(claim.rule) for claim in claims]
+        with self._begin(write=True) as txn:
+            give_back(txn, claims, spaces, decision)
 
     def standing(self, claim: Claim) -> Standing:
         """Where a subject stands, without charging."""
-        rule, subject = claim
-        account = array("d")
-        try:
-            space = self._space(rule)
-            with self._begin() as txn:
-                own = txn.get(space.key(subject))
-                value = txn.get(space.shared_key(rule)) if own is None else own
-        except lmdb.Error as error:
-            raise self._failed(error) from None
-        if value is not None:
-            account.frombytes(value)
+        rule = claim.rule
+        own, value = self._done(lambda: self._look_up(claim))
+        account = array("d", value or b"")
+        if account:
             account.pop()
         return Standing(rule.algorithm.remaining(account, rule, self._clock()), own is not None)
 
+    def _look_up(self, claim: Claim) -> tuple[bytes | None, bytes | None]:
+        """(the account of a subject, the one that it is asked on)"""
+        rule, subject = claim
+        space = self._space(rule)
+        with self._begin() as txn:
+            own = txn.get(space.key(subject))
+            return own, txn.get(space.shared_key(rule)) if own is None else own
+
     def reset(self, claim: Claim) -> bool:
         """Forget a subject; whether there was anything to forget."""
-        try:
-            space = self._space(claim.rule)
-            with self._begin(write=True) as txn:
-                is_known = txn.delete(space.key(claim.subject))
-                if is_known:
-                    space.add(txn, -1)
-        except lmdb.Error as error:
-            raise self._failed(error) from None
+        return self._done(lambda: self._reset(claim))
+
+    def _reset(self, claim: Claim) -> bool:
+        space = self._space(claim.rule)
+        with self._begin(write=True) as txn:
+            is_known = txn.delete(space.key(claim.subject))
+            if is_known:
+                space.add(txn, -1)
         return is_known
 
     def sweep(self) -> float:
@@ -219,24 +244,21 @@ class SharedStore:
         For one process of the machine, though it does no harm in several. Well under a millisecond. Raises
         StoreError.
         """
-        try:
-            return self._sweep.step(self._env)
-        except lmdb.Error as error:
-            raise self._failed(error) from None
+        return self._done(lambda: self._sweep.step(self._file.env))
 
     @property
     def env(self) -> lmdb.Environment:
-        """The table, for those that save it."""
-        return self._env
+        """The table, for those that save it in another thread. It may grow meanwhile, which ends their reading."""
+        return self._file.env
+
+    def keep_up(self) -> None:
+        """Adopt what another process has made of the table, for those who read `env` until the end. Raises StoreError."""
+        if self._file.is_behind:
+            self._done(self._file.adopt)
 
     def figures(self) -> list[Figure]:
         """What can be measured. Gauges are the machine's, the same in each process; totals are the process's own."""
-        subjects: dict[str, int] = {}
-        with self._begin() as txn:
-            for space in table.spaces(txn):
-                rule = space.name.partition("/")[0]
-                subjects[rule] = subjects.get(rule, 0) + space.count(txn)
-            used = table.used_bytes(txn)
+        subjects, used = self._done(self._counted)
         return [
             *(
                 ("sluice_limit_subjects", "gauge", "Subjects with an account of their own.", {"rule": rule}, count)
@@ -248,6 +270,15 @@ class SharedStore:
             ("sluice_limit_store_errors_total", "counter", "Calls the store could not serve.", {}, self.errors),
         ]
 
+    def _counted(self) -> tuple[dict[str, int], int]:
+        """(subjects by rule, bytes that accounts take)"""
+        subjects: dict[str, int] = {}
+        with self._begin() as txn:
+            for space in table.spaces(txn):
+                rule = space.name.partition("/")[0]
+                subjects[rule] = subjects.get(rule, 0) + space.count(txn)
+            return subjects, table.used_bytes(txn)
+
     def forsake(self) -> None:
         """This process is a child of the one that opened the table."""
         self._begin = _opened_elsewhere
@@ -257,7 +288,7 @@ class SharedStore:
         """Close the table."""
         _opened.discard(self)
         self._begin = _closed
-        self._env.close()
+        self._file.close()
 
     def _space(self, rule: Rule) -> Space:
         space = self._spaces.get(rule.space)
@@ -277,18 +308,17 @@ class SharedStore:
                 return True
             return any(space.count(txn) > space.max_subjects // 2 for space in self._spaces.values())
 
-    def _failed(self, error: lmdb.Error) -> StoreError:
+    def _failed(self, error: lmdb.Error | OSError) -> StoreError:
         self.errors += 1
         if isinstance(error, lmdb.PanicError):
             # A header could not be written: lmdb wants the table opened anew, which finds the last good one.
-            self._env.close()
+            self._file.close()
             self._open()
         return StoreError(f"the shared limit store: {error}")
 
     def __len__(self) -> int:
         """Subjects with an account of their own."""
-        with self._begin() as txn:
-            return sum(space.count(txn) for space in table.spaces(txn))
+        return sum(self._done(self._counted)[0].values())
 
     def __repr__(self) -> str:
         return f"<SharedStore {self._path}>"

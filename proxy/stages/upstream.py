@@ -114,19 +114,28 @@ class Upstream(Stage):
     def request_head(self, exchange: Exchange, framing: bytes) -> bytes:
         """The head of a forwarded ``/v1`` request; ``framing`` is the ready line that frames its body."""
         authorization = exchange.authorization
+        headers = exchange.headers
         if authorization is None:
-            fields = end_to_end(exchange.headers, REPLACED_IN_REQUESTS)
-            credential = b""
+            lines, credential = headers.crossing(REPLACED_IN_REQUESTS), b""
         else:
-            is_servers = exchange.credential_source == "server"
-            fields = end_to_end(exchange.headers, _WITHOUT_ACCOUNT if is_servers else _WITHOUT_AUTHORIZATION)
-            if is_servers and framing.startswith(b"Upgrade"):
-                fields = _without_account_protocols(fields)
             credential = b"Authorization: %b\r\n" % authorization
+            if exchange.credential_source != "server":
+                lines = headers.crossing(_WITHOUT_AUTHORIZATION)
+            elif framing.startswith(b"Upgrade"):
+                lines = encode(_without_account_protocols(end_to_end(headers, _WITHOUT_ACCOUNT)))
+            else:
+                lines = headers.crossing(_WITHOUT_ACCOUNT)
         method = exchange.method.encode("ascii")
         # The target begins with /v1, which base_url's own path stands for.
-        start = b"%b %b%b%b" % (method, self._path, exchange.target[3:], self._head)
-        return b"".join((start, credential, encode(fields), framing, b"\r\n"))
+        return b"%b %b%b%b%b%b%b\r\n" % (
+            method,
+            self._path,
+            exchange.target[3:],
+            self._head,
+            credential,
+            lines,
+            framing,
+        )
 
     def chat_head(self, authorization: bytes | None, user_agent: bytes, length: int) -> bytes:
         """The head of the chat-completions request that stands for one of the simple chat contract."""

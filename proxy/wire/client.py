@@ -13,9 +13,9 @@ from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
 from proxy.core.sse import EventWatch
 from proxy.wire.client_tls import ended_properly
 from proxy.wire.connection import NEVER, Connection
-from proxy.wire.framing import BodyReader, CloseReader, Framing, FramingError, reader_for
+from proxy.wire.framing import BodyReader, ChunkedReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
-from proxy.wire.head import ResponseParser
+from proxy.wire.head import ResponseParser, read_response_head
 from proxy.wire.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 READ_AT_ONCE = 65_536
 """Bytes of an answer taken in one go: what a slow client has not taken of them has to be kept."""
 _BUFFER = bytearray(READ_AT_ONCE)
+_IN_BUFFER = memoryview(_BUFFER)
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
 
@@ -38,7 +39,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         self._pool = pool
         self._receiver: Receiver | None = None
         self._method = ""
-        self._parser: ResponseParser | None = None
+        self._parser: ResponseParser | None = None  # of a head that comes in pieces
         self._reader: BodyReader | None = None
         self._head: ResponseHead | None = None
         self._splices = False
@@ -63,7 +64,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take as many bytes out of it as have come."""
-        self.data_received(bytes(memoryview(_BUFFER)[:nbytes]))
+        self.data_received(bytes(_IN_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of an answer."""
@@ -116,7 +117,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         """Give the next answer to ``receiver``; ``method`` decides whether it has a body."""
         self._receiver = receiver
         self._method = method
-        self._parser = ResponseParser()
+        self._parser = None
         self._reader = None
         self._head = None
         self._informational = 0
@@ -192,19 +193,23 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
     # reading
 
     def _read_head(self, data: bytes) -> bytes:
-        parser, receiver = self._parser, self._receiver
-        assert parser is not None
+        receiver = self._receiver
         assert receiver is not None
-        end = parser.feed(data)
-        if end < 0:
-            return b""
-        head = parser.head(self._method)
+        head = read_response_head(data, self._method) if self._parser is None else None
+        if head is not None:
+            end = head.size
+        else:
+            parser = self._parser = self._parser or ResponseParser()
+            end = parser.feed(data)
+            if end < 0:
+                return b""
+            head = parser.head(self._method)
+            self._parser = None
         rest = data[end:] if end < len(data) else b""
         head.body_follows = bool(rest)
         if head.status < 200:
             return self._read_informational(head, rest)
         self._head = head
-        self._parser = None
         self._reader = reader_for(head.framing, head.content_length)
         self._splices = receiver.on_upstream_headers(head)
         if self._reader is None and self._receiver is not None:
@@ -223,7 +228,6 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         self._informational += 1
         if self._informational > MAX_INFORMATIONAL:
             raise ResponseError("too many 1xx answers")
-        self._parser = ResponseParser()
         receiver.on_upstream_informational(head)
         return rest
 
@@ -257,8 +261,9 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
             # The answer did not wait for the whole request: what is left of it must not delay another one.
             self.abort()
         elif reusable and self._request_ended and not has_extra and not self._saw_eof:
-            self.resume_reading()
-            self.deadline_s = NEVER
+            if self._is_paused:
+                self.resume_reading()
+                self.deadline_s = NEVER
             self._pool.release(self)
         else:
             self.close()
@@ -282,6 +287,12 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
 
 def _watch_events(reader: BodyReader, events: EventWatch, data: bytes) -> int:
     """Read a body that is passed on as it stands, and let its payload be watched; the offset behind its end."""
+    if type(reader) is ChunkedReader:
+        payload = reader.whole_chunk(data)
+        if payload is not None:
+            events.feed(payload)
+            events.is_between_chunks = True
+            return -1
     pieces: list[bytes] = []
     end = reader.read(data, pieces)
     for piece in pieces:

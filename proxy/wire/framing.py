@@ -113,6 +113,22 @@ class ChunkedReader:
         """Whether a chunk of ours could stand where the body is now, without breaking it."""
         return not (self._remaining or self._line or self._in_trailers)
 
+    def whole_chunk(self, data: bytes) -> bytes | None:
+        """The payload if these bytes are exactly one chunk more, as those of a stream of events mostly are.
+
+        They are taken then; else None, and `read` has to take them.
+        """
+        if self._remaining or self._line or self._in_trailers:
+            return None
+        line = _SIZE_LINE.match(data)
+        if line is None:
+            return None
+        start = line.end()
+        size = int(line[1], 16)
+        if not size or start + size + 2 != len(data) or start > MAX_LINE or not data.endswith(b"\r\n"):
+            return None
+        return data[start:-2]
+
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:
         """Take the next bytes; see the module's docstring. Raises FramingError."""
         carried = len(self._line)

@@ -89,6 +89,7 @@ class ResponseHead:
         "headers",
         "keep_alive",
         "reason",
+        "size",
         "status",
         "version",
     )
@@ -98,6 +99,7 @@ class ResponseHead:
         self.reason = reason
         self.version = version
         self.headers = headers
+        self.size = 0  # bytes of it on the wire
         self.body_follows = False  # the first bytes of its body came in the same segment
         self.events: EventWatch | None = None  # put here by whoever wants its body watched as a stream of events
         self.framing = Framing.CLOSE

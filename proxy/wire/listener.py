@@ -17,6 +17,7 @@ from proxy.core.headers import Field, Headers, field
 from proxy.wire.accept import Acceptor, Arrival, accept_waiting
 from proxy.wire.endpoint import BACKLOG, Endpoint, UnixFile, bind, keep_alive
 from proxy.wire.gate import RequestError
+from proxy.wire.known_heads import KnownHeads
 from proxy.wire.server import ServerConnection
 from proxy.wire.ticker import Ticker
 
@@ -85,6 +86,7 @@ class Listener:
         self.ticker = ticker or Ticker(self.loop)
         self.timeouts = timeouts or Timeouts()
         self.max_header_bytes = max_header_bytes
+        self.known_heads = KnownHeads(max_header_bytes)
         self.on_error = on_error
         self.may_speak_proxy = may_speak_proxy
         self.is_draining = False

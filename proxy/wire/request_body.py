@@ -19,7 +19,16 @@ class RequestBody:
     ``max_bytes`` (0 = no cap) and ``timeout_s`` (the longest gap between two pieces) are the current request's.
     """
 
-    __slots__ = ("_announced", "_reader", "_received", "_usual_timeout_s", "has_ended", "max_bytes", "timeout_s")
+    __slots__ = (
+        "_announced",
+        "_reader",
+        "_received",
+        "_usual_timeout_s",
+        "has_ended",
+        "is_asked_for",
+        "max_bytes",
+        "timeout_s",
+    )
 
     def __init__(self, timeout_s: float) -> None:
         self._usual_timeout_s = timeout_s
@@ -27,6 +36,7 @@ class RequestBody:
         self._announced = 0
         self._received = 0
         self.has_ended = False
+        self.is_asked_for = False  # the client waits to be told to go on (RFC 9110 section 10.1.1)
         self.max_bytes = 0
         self.timeout_s = timeout_s
 
@@ -36,6 +46,7 @@ class RequestBody:
         self._announced = head.content_length
         self._received = 0
         self.has_ended = self._reader is None
+        self.is_asked_for = head.expects_continue
         self.max_bytes = 0
         self.timeout_s = self._usual_timeout_s
 
@@ -43,6 +54,11 @@ class RequestBody:
         """(payload, what is behind the body) of the next bytes. Raises FramingError; RequestError if too large."""
         reader = self._reader
         assert reader is not None
+        if len(data) == self._announced and not self._received and not self.max_bytes:
+            # The whole of a body of known length, as nearly all are.
+            self._received = len(data)
+            self.has_ended = True
+            return data, b""
         pieces: list[bytes] = []
         end = reader.read(data, pieces)
         self.has_ended = end >= 0

@@ -43,7 +43,6 @@ class ResponseWriter(HTTPConnection):
     )
 
     can_splice = True
-    is_gated = True
 
     def __init__(self, connection: ServerConnection, head: RequestHead) -> None:
         self._connection = connection

@@ -27,8 +27,8 @@ from tornado.httputil import (
 )
 from tornado.netutil import bind_sockets
 
-from bench.peer import free_port
 from tests.support.corpus import IDLE_S, PATIENCE_S, Lane, LedgerUpstream, Reading, answer_with_target, read_until
+from tests.support.redis import free_port
 
 _START_S = 10.0
 _NGINX = """
