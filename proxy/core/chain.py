@@ -83,6 +83,7 @@ class Chain:
         active = [s for s in self.stages if s.mode is not Mode.OFF]
         self.names = tuple(stage.name for stage in active)
         self._length = len(active)
+        self._all_passed = tuple((name, "pass") for name in self.names)
         self._steps = tuple(_steps(active))
         backwards = list(enumerate(active))[::-1]
         # A stage in shadow changes nothing the client can see, so its response hooks do not run.
@@ -160,14 +161,16 @@ class Chain:
                     # One faulty stage must not keep the others from releasing what they hold.
                     log.exception("on_complete failed in exchange %s", exchange.request_id)
 
-    def verdicts(self, exchange: Exchange) -> list[tuple[str, str]]:
+    def verdicts(self, exchange: Exchange) -> tuple[tuple[str, str], ...]:
         """(stage, verdict) for every stage this exchange reached.
 
         ``pass``, or ``deny`` or ``shadow_deny`` with the code; at the stage where an exchange ended without that
         stage's doing, ``stopped`` with the code of the gateway's own refusal, or ``unfinished``.
         """
+        if exchange.entered == self._length and exchange.shadowed is None:
+            return self._all_passed
         if exchange.entered < 0:
-            return []
+            return ()
         found = [(name, "pass") for name in self.names[: exchange.entered]]
         if exchange.entered < self._length:
             if exchange.reply is not None:
@@ -177,7 +180,7 @@ class Chain:
             found.append((self.names[exchange.entered], verdict))
         for name, reply in exchange.shadowed or ():
             found[self.names.index(name)] = (name, f"shadow_deny {reply.code}")
-        return found
+        return tuple(found)
 
     def __repr__(self) -> str:
         return f"<Chain {' ▸ '.join(self.names)}>"

@@ -14,7 +14,8 @@ import os
 import re
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from queue import Full, Queue
 
@@ -62,7 +63,7 @@ def line_of(exchange: Exchange, chain: Chain, now_s: float) -> str:
 
 def _written(
     exchange: Exchange,
-    verdicts: Sequence[tuple[str, str]],
+    verdicts: tuple[tuple[str, str], ...],
     now_s: float,
     credential: str,
     forwarded: str,
@@ -71,16 +72,15 @@ def _written(
     model: str,
 ) -> str:
     """The line; the last four are JSON already."""
-    stages = ",".join([f'"{name}":{quoted(verdict)}' for name, verdict in verdicts])
     total_ms = (now_s - exchange.started_s) * 1000
     first = f"{(exchange.first_byte_s - exchange.started_s) * 1000:.3f}" if exchange.first_byte_s else "null"
     return (
         f'{{"v":{VERSION},"time_ns":{exchange.started_ns},"seq":{exchange.sequence},'
         f'"request_id":"{exchange.request_id}","peer_ip":"{exchange.peer_ip}","client_ip":"{exchange.client_ip}",'
         f'"forwarded":{forwarded},'
-        f'"credential":{_or_null(_digest(credential))},"key":{_or_null(exchange.credential_source)},'
+        f'"credential":{_digest(credential)},"key":{_or_null(exchange.credential_source)},'
         f'"route":"{exchange.route}","method":{method},"path":{path},'
-        f'"model":{model},"stages":{{{stages}}},'
+        f'"model":{model},"stages":{_stages(verdicts)},'
         f'"status":{exchange.status},"upstream_sent":"{exchange.upstream_sent}",'
         f'"bytes_in":{exchange.bytes_in},"bytes_out":{exchange.bytes_out},'
         f'"first_byte_ms":{first},"total_ms":{total_ms:.3f},"stream":{_or_null(exchange.stream)},'
@@ -97,7 +97,7 @@ def _careful_line(exchange: Exchange, chain: Chain, now_s: float, credential: st
     fixed = 0
     verdicts = chain.verdicts(exchange)
     # Chains this long are an operator's own doing; of them the end says the most.
-    for kept in (verdicts, verdicts[-1:], []):
+    for kept in (verdicts, verdicts[-1:], ()):
         verdicts = kept
         fixed = len(_written(exchange, verdicts, now_s, credential, *written))
         if fixed <= MAX_LINE_BYTES:
@@ -127,14 +127,24 @@ def _cut(text: str, most: int) -> str:
     return written
 
 
+@lru_cache(maxsize=256)
+def _stages(verdicts: tuple[tuple[str, str], ...]) -> str:
+    """The verdicts as a JSON object. Most exchanges come to the same few."""
+    return "{" + ",".join([f'"{name}":{quoted(verdict)}' for name, verdict in verdicts]) + "}"
+
+
+@lru_cache(maxsize=64)
 def _or_null(text: str | None) -> str:
+    """One of few words, as JSON."""
     return quoted(text) if text else "null"
 
 
-def _digest(credential: str) -> str | None:
+@lru_cache(maxsize=1024)
+def _digest(credential: str) -> str:
+    """What stands for a credential, as JSON."""
     if not credential:
-        return None
-    return hashlib.sha256(credential.encode("utf-8", "replace")).hexdigest()[:12]
+        return "null"
+    return f'"{hashlib.sha256(credential.encode("utf-8", "replace")).hexdigest()[:12]}"'
 
 
 class AccessLog:

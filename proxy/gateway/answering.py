@@ -55,14 +55,11 @@ class AnsweringDelegate(HeadTaker):
         try:
             check_request(head)
         except RequestError as error:
-            return self._take(head, refusal_of(error))
-        return self._take(head, None)
+            return self.head_received(head, refusal_of(error))
+        return self.head_received(head)
 
-    def head_received(self, head: RequestHead) -> Awaitable[None] | None:
+    def head_received(self, head: RequestHead, refusal: Reply | None = None) -> Awaitable[None] | None:
         """The head is in. A future holds the body back until the exchange can take it."""
-        return self._take(head, None)
-
-    def _take(self, head: RequestHead, refusal: Reply | None) -> Awaitable[None] | None:
         downstream = self._downstream
         downstream.set_close_callback(self._client_left)
         self._head = head
@@ -163,7 +160,8 @@ class AnsweringDelegate(HeadTaker):
         self._complete()
 
     def _request_id_field(self) -> Field:
-        return field(b"X-Sluice-Request-Id", self.exchange.request_id.encode("ascii"))
+        request_id = self.exchange.request_id.encode("ascii")
+        return (b"x-sluice-request-id", b"X-Sluice-Request-Id: %b\r\n" % request_id, request_id)
 
     # end
 

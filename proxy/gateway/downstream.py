@@ -25,15 +25,10 @@ class Downstream(Protocol):
     can_splice: bool
     started: bool
 
-    @property
-    def context(self) -> Any:
-        """Who is there: ``address``."""
-        ...
-
-    @property
-    def wants_websocket(self) -> bool:
-        """Whether the client asked to go over to WebSocket, and could."""
-        ...
+    context: Any
+    """Who is there: ``address``."""
+    wants_websocket: bool
+    """Whether the client asked to go over to WebSocket, and could."""
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """Call back when the client leaves while its answer is not whole."""
@@ -87,20 +82,14 @@ class StockDownstream:
 
     can_splice = False
 
+    # Never: Tornado's server cannot give its connection away, so an Upgrade is ignored there.
+    wants_websocket = False
+
     def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection
+        self.context: Any = connection.context
         self._ends_by_close = False
         self.started = False
-
-    @property
-    def context(self) -> Any:
-        """Who is there, in Tornado's own object."""
-        return self._connection.context
-
-    @property
-    def wants_websocket(self) -> bool:
-        """Never: Tornado's server cannot give its connection away, so an Upgrade is ignored there."""
-        return False
 
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         """Call back when the client leaves while its answer is not whole."""

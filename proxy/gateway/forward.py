@@ -60,6 +60,7 @@ class Forward:
         "_queue",
         "_taker",
         "_waiting",
+        "on_upstream_data",
     )
 
     def __init__(self, exchange: Exchange, pool: Pool, taker: AnswerTaker, head: bytes, *, chunked: bool) -> None:
@@ -74,6 +75,8 @@ class Forward:
         self._connection: UpstreamConnection | None = None
         self._dial: asyncio.Task[None] | None = None
         self._waiting: Future[None] | None = None
+        # Straight to whoever takes it: of nothing else do so many come.
+        self.on_upstream_data = taker.on_answer_data
 
     # sending
 
@@ -149,6 +152,7 @@ class Forward:
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
         self._taker = None
+        self.on_upstream_data = _drop
         self._release()
         if self._dial is not None:
             self._dial.cancel()
@@ -160,6 +164,7 @@ class Forward:
     def give_to(self, taker: AnswerTaker) -> None:
         """Let somebody else take the rest of the answer."""
         self._taker = taker
+        self.on_upstream_data = taker.on_answer_data
 
     # flow control of the answer
 
@@ -194,15 +199,11 @@ class Forward:
         taker = self._taker
         return taker is not None and taker.on_answer_headers(head)
 
-    def on_upstream_data(self, data: bytes) -> None:
-        """Pass bytes of the body on."""
-        if self._taker is not None:
-            self._taker.on_answer_data(data)
-
     def on_upstream_end(self) -> None:
         """Pass the end on."""
         self._connection = None
-        self._release()
+        if self._waiting is not None:
+            self._release()
         taker, self._taker = self._taker, None
         if taker is not None:
             taker.on_answer_end()
@@ -219,3 +220,7 @@ class Forward:
         if taker is not None:
             taker.on_answer_error(error)
         self._release()
+
+
+def _drop(data: bytes) -> None:
+    """Take bytes that nobody wants any more."""

@@ -17,6 +17,7 @@ from proxy.core.messages import BODY_TOO_LARGE
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
 from proxy.gateway.forward import Forward
+from proxy.gateway.heartbeat import Heartbeat
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseError, ResponseHead
 
@@ -30,6 +31,7 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
     _forward: Forward | None = None
     _task: asyncio.Task[None] | None = None
     _held: list[bytes] | None = None  # the body's pieces, while it is being held
+    _heartbeat: Heartbeat | None = None
 
     # request in
 
@@ -40,6 +42,8 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """A piece of the body: held, or sent on."""
+        if self._heartbeat is not None:
+            self._heartbeat.see(chunk)
         if self._answered:
             return None
         exchange = self.exchange
@@ -58,7 +62,9 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
         return self._forward.write(chunk)
 
     def finish(self) -> None:
-        """The request is whole."""
+        """The request is whole: from here on silence is the upstream's."""
+        if self._heartbeat is not None:
+            self._heartbeat.touch()
         if self._answered:
             return
         if self._held is None:
@@ -79,9 +85,6 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
 
     # verdict
 
-    def _begin(self) -> Awaitable[None] | None:
-        return self._proceed()
-
     def _proceed(self) -> Future[None] | asyncio.Task[None] | None:
         """Run the chain from where it stands; what is returned holds the body back."""
         try:
@@ -95,6 +98,8 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
         except Exception:
             self._crash()
             return None
+
+    _begin = _proceed
 
     async def _wait(self, verdict: Awaitable[Verdict]) -> None:
         try:
@@ -177,6 +182,9 @@ class ForwardingDelegate(AnsweringDelegate, ABC):
             forward.cancel()
         if self._task is not None:
             self._task.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
 
 
 def too_large(limit: int) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable
 
 from proxy.core.errors import GatewayError, ProtocolError
 from proxy.core.headers import REPLACED_IN_INFORMATIONAL, REPLACED_IN_RESPONSES, Headers, end_to_end, field
@@ -26,7 +25,6 @@ class ApiDelegate(ForwardingDelegate):
     _is_waiting_for_client = False
     _events: EventWatch | None = None  # of an answer that is a stream of events
     _ends_by_close = False
-    _heartbeat: Heartbeat | None = None
     _is_begun = False  # by us, and no stream of the upstream's has come yet
     _is_switching = False
 
@@ -59,18 +57,6 @@ class ApiDelegate(ForwardingDelegate):
         head = self._plane.upstream.request_head(exchange, framing)
         return self._start(head, body, chunked=chunked)
 
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """A piece of the body."""
-        if self._heartbeat is not None:
-            self._heartbeat.see(chunk)
-        return super().data_received(chunk)
-
-    def finish(self) -> None:
-        """The request is whole: from here on silence is the upstream's."""
-        if self._heartbeat is not None:
-            self._heartbeat.touch()
-        super().finish()
-
     # answer
 
     def on_answer_informational(self, head: ResponseHead) -> None:
@@ -88,7 +74,7 @@ class ApiDelegate(ForwardingDelegate):
             return self._take_late(head)
         exchange.status = head.status
         exchange.first_byte_s = self._plane.clock()
-        hides_key = may_tell_key(exchange, head.status)
+        hides_key = head.status >= 400 and may_tell_key(exchange, head.status)
         if hides_key and self._forward is not None:
             refusal = sealed(head)
             if refusal is not None:
@@ -164,6 +150,7 @@ class ApiDelegate(ForwardingDelegate):
             self._downstream.splice_end()
         else:
             self._downstream.finish()
+        self._forward = None
         self._complete()
 
     # streams of events
@@ -301,8 +288,5 @@ class ApiDelegate(ForwardingDelegate):
 
     def _let_go(self) -> None:
         super()._let_go()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
         if (self._events is not None or self._is_begun) and not self.exchange.stream:
             self.exchange.stream = self._ending()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Awaitable
 from email.utils import formatdate
+from functools import cached_property
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,6 @@ class DataPlane(HTTPServerConnectionDelegate):
         self._date = (0.0, b"")
         self._refusals: dict[object, bytes] = {}
         self._in_flight = 0
-        self._pool: Pool | None = None
-        self._ticker: Ticker | None = None
 
     # the way in
 
@@ -166,28 +165,22 @@ class DataPlane(HTTPServerConnectionDelegate):
         """The loop the plane runs on."""
         return self.ticker.loop
 
-    @property
+    @cached_property
     def ticker(self) -> Ticker:
         """The timer of all connections, made when first needed."""
-        if self._ticker is None:
-            self._ticker = Ticker(asyncio.get_running_loop())
-        return self._ticker
+        return Ticker(asyncio.get_running_loop())
 
-    @property
+    @cached_property
     def pool(self) -> Pool:
         """The connections upstream, made when first needed."""
-        if self._pool is None:
-            config = self.upstream.config
-            timeouts = UpstreamTimeouts(
-                connect_s=config.connect_timeout_s,
-                first_byte_s=config.first_byte_timeout_s,
-                idle_s=config.idle_timeout_s,
-                pool_idle_s=config.pool_idle_timeout_s,
-            )
-            self._pool = Pool(
-                self.upstream.origin, self.ticker, timeouts, self._tls, max_connections=config.max_connections
-            )
-        return self._pool
+        config = self.upstream.config
+        timeouts = UpstreamTimeouts(
+            connect_s=config.connect_timeout_s,
+            first_byte_s=config.first_byte_timeout_s,
+            idle_s=config.idle_timeout_s,
+            pool_idle_s=config.pool_idle_timeout_s,
+        )
+        return Pool(self.upstream.origin, self.ticker, timeouts, self._tls, max_connections=config.max_connections)
 
     def language_of(self, exchange: Exchange) -> str:
         """The language to answer an exchange in."""
@@ -246,11 +239,11 @@ class DataPlane(HTTPServerConnectionDelegate):
 
     async def close(self) -> None:
         """Let go of every connection upstream. Running exchanges are cut."""
-        if self._pool is not None:
-            await self._pool.close()
+        if "pool" in vars(self):
+            await self.pool.close()
         await self.store.close()
-        if self._ticker is not None:
-            self._ticker.close()
+        if "ticker" in vars(self):
+            self.ticker.close()
 
     def __repr__(self) -> str:
         return f"<DataPlane {self.chain!r} [{self._in_flight} in flight]>"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cachetools import LRUCache
+from functools import lru_cache
+
 from pydantic import Field, field_validator
 
 from proxy.core.address import ANY, UNIX, Network, contains, parse_address, parse_network
@@ -75,18 +76,15 @@ class IPAllowlist(Stage):
         super().__init__(name, config.mode)
         self._allow = _Entries([ANY] if config.allow is None else config.allow)
         self._deny = _Entries(config.deny)
-        self._verdicts: LRUCache[str, bool] = LRUCache(maxsize=4096)
+        self._is_allowed = lru_cache(maxsize=4096)(self._judge)
         self._refusal = Reply.of(403, PERMISSION, "ip_not_allowed", IP_NOT_ALLOWED)
 
     def on_request_headers(self, exchange: Exchange) -> Reply | None:
         """403 unless the client's address is allowed and not denied."""
-        client_ip = exchange.client_ip
-        try:
-            allowed = self._verdicts[client_ip]
-        except KeyError:
-            allowed = self._deny.match(client_ip) is None and self._allow.match(client_ip) is not None
-            self._verdicts[client_ip] = allowed
-        return None if allowed else self._refusal
+        return None if self._is_allowed(exchange.client_ip) else self._refusal
+
+    def _judge(self, client_ip: str) -> bool:
+        return self._deny.match(client_ip) is None and self._allow.match(client_ip) is not None
 
     def explain(self, exchange: Exchange) -> str:
         """Which entry decides."""

@@ -128,7 +128,11 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
     def write(self, data: bytes) -> Future[None]:
         """Send bytes of the request; the future is done when more is welcome."""
         self._asked = True
-        return super().write(data)
+        transport = self._transport
+        if transport.is_closing():
+            return self.refused()
+        transport.write(data)
+        return self._drained or self._ready
 
     def pause_writing(self) -> None:
         """The upstream takes the request slowly: it has ``idle_s`` to take some of it."""
@@ -206,16 +210,32 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
             head = parser.head(self._method)
             self._parser = None
         rest = data[end:] if end < len(data) else b""
-        head.body_follows = bool(rest)
+        if rest:
+            head.body_follows = True
         if head.status < 200:
             return self._read_informational(head, rest)
         self._head = head
+        if len(rest) == head.content_length and head.framing is Framing.LENGTH and rest:
+            return self._read_at_once(head, rest)
         self._reader = reader_for(head.framing, head.content_length)
         self._splices = receiver.on_upstream_headers(head)
         if self._reader is None and self._receiver is not None:
             self._end(has_extra=bool(rest))
             return b""
         return rest
+
+    def _read_at_once(self, head: ResponseHead, body: bytes) -> bytes:
+        """Pass on an answer that came in one piece."""
+        receiver = self._receiver
+        assert receiver is not None
+        receiver.on_upstream_headers(head)
+        if self._receiver is not None:
+            if head.events is not None:
+                head.events.feed(body)
+            receiver.on_upstream_data(body)
+            if self._receiver is not None:
+                self._end()
+        return b""
 
     def _read_informational(self, head: ResponseHead, rest: bytes) -> bytes:
         receiver = self._receiver

@@ -20,53 +20,53 @@ _GONE_STATES = (7, 8)  # TCP_CLOSE, TCP_CLOSE_WAIT of <netinet/tcp.h>
 
 
 class ReadAhead:
-    """The waiting bytes of one connection. ``on_gone`` is called when the other side left meanwhile."""
+    """The waiting bytes of one connection, to be looked at and, by the methods, changed.
 
-    __slots__ = ("_data", "_is_paused", "_on_gone", "_ticker", "_transport")
+    ``on_gone`` is called when the other side left while reading ``is_paused``.
+    """
+
+    __slots__ = ("_on_gone", "_ticker", "_transport", "is_paused", "waiting")
 
     def __init__(self, transport: asyncio.Transport, ticker: Ticker, on_gone: Callable[[], None]) -> None:
         self._transport = transport
         self._ticker = ticker
         self._on_gone = on_gone
-        self._data = b""
-        self._is_paused = False
-
-    def __bool__(self) -> bool:
-        return bool(self._data)
+        self.waiting = b""
+        self.is_paused = False
 
     def keep(self, data: bytes) -> None:
         """Keep bytes behind those that wait already."""
-        self._data += data
-        if len(self._data) > READ_AHEAD and not self._is_paused and not self._transport.is_closing():
-            self._is_paused = True
+        self.waiting += data
+        if len(self.waiting) > READ_AHEAD and not self.is_paused and not self._transport.is_closing():
+            self.is_paused = True
             self._transport.pause_reading()
             self._ticker.poll(self)
 
     def put_back(self, data: bytes) -> None:
         """Keep bytes before those that wait already."""
         if data:
-            self._data = data + self._data
+            self.waiting = data + self.waiting
 
     def take(self, at_most: int = sys.maxsize) -> bytes:
         """Waiting bytes from the front, which wait no more."""
-        data = self._data
+        data = self.waiting
         if len(data) <= at_most:
-            self._data = b""
+            self.waiting = b""
             return data
-        self._data = data[at_most:]
+        self.waiting = data[at_most:]
         return data[:at_most]
 
     def resume(self) -> None:
         """Read on, if reading had stopped."""
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_paused:
+            self.is_paused = False
             self._ticker.stop_polling(self)
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def close(self) -> None:
         """Forget everything: the connection is gone."""
-        self._data = b""
+        self.waiting = b""
         self._ticker.stop_polling(self)
 
     def poll(self) -> None:

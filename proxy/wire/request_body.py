@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tornado.httputil import HTTPMessageDelegate
 
-from proxy.wire.framing import BodyReader, LengthReader, reader_for
+from proxy.wire.framing import BodyReader, Framing, reader_for
 from proxy.wire.gate import RequestError, RequestHead
 
 DISCARD_AT_MOST = 262_144
@@ -21,6 +21,7 @@ class RequestBody:
 
     __slots__ = (
         "_announced",
+        "_framing",
         "_reader",
         "_received",
         "_usual_timeout_s",
@@ -33,6 +34,7 @@ class RequestBody:
     def __init__(self, timeout_s: float) -> None:
         self._usual_timeout_s = timeout_s
         self._reader: BodyReader | None = None
+        self._framing = Framing.NONE
         self._announced = 0
         self._received = 0
         self.has_ended = False
@@ -42,23 +44,24 @@ class RequestBody:
 
     def begin(self, head: RequestHead) -> None:
         """Expect the body that this head announces; there may be none."""
-        self._reader = reader_for(head.framing, head.content_length)
+        self._reader = None
+        self._framing = head.framing
         self._announced = head.content_length
         self._received = 0
-        self.has_ended = self._reader is None
+        self.has_ended = not (head.content_length or head.framing is Framing.CHUNKED)
         self.is_asked_for = head.expects_continue
         self.max_bytes = 0
         self.timeout_s = self._usual_timeout_s
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """(payload, what is behind the body) of the next bytes. Raises FramingError; RequestError if too large."""
-        reader = self._reader
-        assert reader is not None
         if len(data) == self._announced and not self._received and not self.max_bytes:
             # The whole of a body of known length, as nearly all are.
             self._received = len(data)
             self.has_ended = True
             return data, b""
+        reader = self._reader = self._reader or reader_for(self._framing, self._announced)
+        assert reader is not None
         pieces: list[bytes] = []
         end = reader.read(data, pieces)
         self.has_ended = end >= 0
@@ -79,7 +82,7 @@ class RequestBody:
     @property
     def is_soon_over(self) -> bool:
         """Whether little enough is left that reading it costs less than another connection."""
-        return isinstance(self._reader, LengthReader) and self._reader.remaining <= DISCARD_AT_MOST
+        return self._framing is Framing.LENGTH and self._announced - self._received <= DISCARD_AT_MOST
 
 
 class Nobody(HTTPMessageDelegate):

@@ -38,15 +38,21 @@ class ResponseWriter(HTTPConnection):
         "_forsaken",
         "_framing",
         "_remaining",
+        "context",
         "head",
         "started",
+        "wants_websocket",
     )
 
     can_splice = True
 
     def __init__(self, connection: ServerConnection, head: RequestHead) -> None:
         self._connection = connection
+        self.context: PeerContext = connection.context
+        """Who is on the other side: ``address``, ``remote_ip``, ``protocol``."""
         self.head = head
+        self.wants_websocket = head.wants_websocket
+        """Whether the client asked to go over to WebSocket, and could."""
         self.started = False
         self._finished = False
         self._forsaken = False
@@ -56,16 +62,6 @@ class ResponseWriter(HTTPConnection):
         self._close_callback: Callable[[], None] | None = None
 
     # Tornado's contract
-
-    @property
-    def context(self) -> PeerContext:
-        """Who is on the other side: ``address``, ``remote_ip``, ``protocol``."""
-        return self._connection.context
-
-    @property
-    def wants_websocket(self) -> bool:
-        """Whether the client asked to go over to WebSocket, and could."""
-        return self.head.wants_websocket
 
     @property
     def no_keep_alive(self) -> bool:

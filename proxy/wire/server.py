@@ -80,7 +80,7 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
-        if self._ahead or self._is_consuming:
+        if self._ahead.waiting or self._is_consuming:
             self._ahead.keep(data)
         elif self._state is State.HEAD and len(data) > HEAD_SLICE:
             self._ahead.keep(data)
@@ -172,7 +172,7 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def _begin(self, head: RequestHead) -> None:
         """Hand a new request to a new delegate."""
-        self.keeps_alive = head.keep_alive and self._listener.keeps_connections
+        self.keeps_alive = head.keep_alive
         self.body.begin(head)
         self._state = State.BODY
         self.deadline_s = self._loop.time() + self.body.timeout_s
@@ -200,10 +200,11 @@ class ServerConnection(Connection, asyncio.Protocol):
             self._watch_stall()
             self._delegate.finish()
         elif self._writer is not None:
-            self.body.check_announcement()
+            if self.body.max_bytes:
+                self.body.check_announcement()
             if self.body.is_asked_for:
                 self.body.is_asked_for = False
-                if not self._ahead and not self._writer.started:
+                if not self._ahead.waiting and not self._writer.started:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, data: bytes) -> bytes:
@@ -252,7 +253,7 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def _consume_ahead(self) -> None:
         self._ahead.resume()
-        if self._ahead and not self._is_consuming:
+        if self._ahead.waiting and not self._is_consuming:
             self._consume(self._take_ahead())
 
     def _take_ahead(self) -> bytes:
@@ -290,7 +291,7 @@ class ServerConnection(Connection, asyncio.Protocol):
             self.body.max_bytes = 0
             self._delegate = Nobody(self.next_request)
             self.deadline_s = self._loop.time() + self.body.timeout_s
-        if not self._is_consuming:
+        if not self._is_consuming and (self._ahead.waiting or self._ahead.is_paused):
             self._consume_ahead()
 
     def next_request(self) -> None:
@@ -300,7 +301,6 @@ class ServerConnection(Connection, asyncio.Protocol):
             self._allow_stall()
             return
         self._state = State.HEAD
-        self._hold.forget()
         self.deadline_s = self._loop.time() + self._listener.timeouts.keep_alive_s
         if self._listener.is_draining:
             self.close()

@@ -141,7 +141,7 @@ class TestOrder:
         chain.complete(exchange)
         assert exchange.reply is None
         assert trace[-1] == "a complete"
-        assert chain.verdicts(exchange) == [("a", "pass"), ("b", "unfinished")]
+        assert list(chain.verdicts(exchange)) == [("a", "pass"), ("b", "unfinished")]
 
 
 class TestCompletion:
@@ -194,7 +194,7 @@ class TestCompletion:
         exchange = make_exchange()
         chain.complete(exchange)
         assert trace == []
-        assert chain.verdicts(exchange) == []
+        assert list(chain.verdicts(exchange)) == []
 
 
 class TestModes:
@@ -207,7 +207,7 @@ class TestModes:
         chain.response_headers(exchange)
         chain.complete(exchange)
         assert trace == ["up headers"]
-        assert chain.verdicts(exchange) == [("up", "pass")]
+        assert list(chain.verdicts(exchange)) == [("up", "pass")]
         assert chain.names == ("up",)
         assert not chain.changes_chunks
 
@@ -221,7 +221,7 @@ class TestModes:
         assert run(chain, exchange, trace) is None
         assert exchange.reply is None
         assert exchange.shadowed == [("a", reply)]
-        assert chain.verdicts(exchange) == [("a", "shadow_deny over"), ("up", "pass")]
+        assert list(chain.verdicts(exchange)) == [("a", "shadow_deny over"), ("up", "pass")]
         chain.complete(exchange)
         assert trace[-1] == "a complete"
 
@@ -398,4 +398,4 @@ def test_every_chain_does_as_the_model_says(plans: list[Plan]) -> None:
     chain.response_headers(exchange)
     chain.complete(exchange)
     chain.complete(exchange)
-    assert (trace, end, chain.verdicts(exchange)) == reference(named)
+    assert (trace, end, list(chain.verdicts(exchange))) == reference(named)

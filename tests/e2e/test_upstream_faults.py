@@ -62,7 +62,7 @@ def lead_to(
     """Let the gateway forward to ``api.test`` at this port."""
     timeouts = UpstreamTimeouts(connect_s=connect_s, pool_idle_s=pool_idle_s)
     origin = Origin(NAME, port, tls is not None)
-    plane._pool = Pool(
+    plane.pool = Pool(
         origin, plane.ticker, timeouts, tls, lookup=lookup or names("127.0.0.1"), max_connections=max_connections
     )
 

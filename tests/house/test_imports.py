@@ -17,8 +17,8 @@ FILES = sorted((ROOT / "proxy").rglob("*.py"))
 # What the modules of each package may import besides the standard library: packages of ours, and of others.
 ALLOWED: dict[str, set[str]] = {
     "core": {"proxy.core"},
-    "limits": {"proxy.core", "proxy.limits", "cachetools", "lmdb", "redis"},
-    "stages": {"proxy.core", "proxy.limits", "proxy.stages", "pydantic", "cachetools"},
+    "limits": {"proxy.core", "proxy.limits", "lmdb", "redis"},
+    "stages": {"proxy.core", "proxy.limits", "proxy.stages", "pydantic"},
     "settings": {
         "proxy.core", "proxy.limits", "proxy.stages", "proxy.settings", "pydantic", "pydantic_core", "yaml",
     },

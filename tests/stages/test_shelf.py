@@ -95,7 +95,7 @@ class TestDefaultChain:
         exchange = make_exchange()
         assert chain.proceed(exchange) is None
         assert exchange.authorization == b"Bearer sk-server"
-        assert chain.verdicts(exchange) == [(name, "pass") for name in NAMES]
+        assert list(chain.verdicts(exchange)) == [(name, "pass") for name in NAMES]
 
     def test_a_stranger_costs_nothing(self) -> None:
         chain = default_chain(allow=["10.0.0.0/8"])
