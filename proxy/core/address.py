@@ -65,12 +65,29 @@ def _unmapped(network: Network) -> Network:
     return network
 
 
-def contains(networks: Iterable[Network], address: Address) -> Network | None:
-    """The first network that holds the address, or None."""
-    for network in networks:
-        if network.version == address.version and address in network:
-            return network
-    return None
+class Networks:
+    """A list of networks, however long: a question costs one look for each prefix length in it, not for each entry.
+
+    Of several that hold an address the first of the list is the answer.
+    """
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        # By IP version and by the bits behind the prefix: the place and the network, by the prefix.
+        self._held: dict[int, dict[int, dict[int, tuple[int, Network]]]] = {4: {}, 6: {}}
+        for place, network in enumerate(networks):
+            shift = network.max_prefixlen - network.prefixlen
+            prefixes = self._held[network.version].setdefault(shift, {})
+            prefixes.setdefault(int(network.network_address) >> shift, (place, network))
+
+    def find(self, address: Address) -> Network | None:
+        """The first network that holds the address, or None."""
+        bits = int(address)
+        best: tuple[int, Network] | None = None
+        for shift, prefixes in self._held[address.version].items():
+            found = prefixes.get(bits >> shift)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+        return None if best is None else best[1]
 
 
 @lru_cache(maxsize=4096)
@@ -87,6 +104,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[Network] = (), unix: bool = False) -> None:
         self._networks = tuple(networks)
+        self._find = Networks(self._networks).find
         self._unix = unix
         self.holds: Callable[[str], bool] = lru_cache(maxsize=4096)(self._holds)
         """Whether a normalised address, or the word ``unix``, is a trusted proxy's."""
@@ -100,7 +118,7 @@ class TrustedProxies:
     def _holds(self, ip: str) -> bool:
         if ip == UNIX:
             return self._unix
-        return contains(self._networks, parse_address(ip)) is not None
+        return self._find(parse_address(ip)) is not None
 
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)

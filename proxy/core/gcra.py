@@ -13,7 +13,7 @@ and at a million a second they would be off by the grain of the clock each time.
 from __future__ import annotations
 
 from array import array
-from math import floor
+from itertools import repeat
 
 from proxy.core.rate import Remaining, Rule, Window
 
@@ -29,9 +29,8 @@ class Gcra:
         refusing: Window | None = None
         if account:
             since = max(now - account[0], 0.0)
-            for index, window in enumerate(rule.windows, 1):
-                _, limit, seconds = window
-                wait = (account[index] - since * limit - (min(rule.burst, limit) - 1) * seconds) / limit
+            for (window, limit, seconds, burst), held in zip(rule.buckets, account[1:], strict=True):
+                wait = (held - since * limit - (burst - 1.0) * seconds) / limit
                 # Whoever waited as told, to the next time that the clock can tell, need not wait again.
                 if wait > worst and now + wait > now:
                     worst = wait
@@ -48,6 +47,28 @@ class Gcra:
         for index, (_, limit, seconds) in enumerate(rule.windows, 1):
             account[index] = max(account[index] - since * limit, 0.0) + seconds
 
+    def admit(self, account: array[float], rule: Rule, now: float) -> tuple[Remaining, ...] | None:
+        """Record one request if it fits, and say what could still be sent at once; None if it does not fit."""
+        helds = iter(account)
+        last = next(helds, None)
+        since = 0.0
+        if last is None:
+            helds = repeat(0.0)
+        elif now > last:
+            since = now - last
+        charged = [now]
+        left = []
+        for (window, limit, seconds, burst), held in zip(rule.buckets, helds, strict=False):
+            held -= since * limit
+            over = held - (burst - 1.0) * seconds
+            if over > 0.0 and now + over / limit > now:
+                return None
+            held = held + seconds if held > 0.0 else seconds
+            charged.append(held)
+            left.append(_remaining(held, window, limit, seconds, burst, now))
+        account[:] = array("d", charged)
+        return tuple(left)
+
     def give_back(self, account: array[float], rule: Rule, at: float) -> bool:
         """Undo the charge made at ``at``, if nothing was admitted since; else False.
 
@@ -62,10 +83,14 @@ class Gcra:
 
     def remaining(self, account: array[float], rule: Rule, now: float) -> tuple[Remaining, ...]:
         """What could be sent at once."""
-        if not account:
-            return tuple([Remaining(window, min(rule.burst, window.limit), 0.0) for window in rule.windows])
-        since = max(now - account[0], 0.0)
-        return tuple([_remaining(account[i] - since * w.limit, rule, w, now) for i, w in enumerate(rule.windows, 1)])
+        since = max(now - account[0], 0.0) if account else 0.0
+        helds = account[1:] if account else repeat(0.0)
+        return tuple(
+            [
+                _remaining(held - since * limit, window, limit, seconds, burst, now)
+                for (window, limit, seconds, burst), held in zip(rule.buckets, helds, strict=False)
+            ]
+        )
 
     def still(self, account: array[float], rule: Rule, now: float) -> array[float]:
         """A copy of the account: it has no more than a number a window."""
@@ -76,15 +101,14 @@ class Gcra:
         return account[0]
 
 
-def _remaining(held: float, rule: Rule, window: Window, now: float) -> Remaining:
-    _, limit, seconds = window
-    burst = min(rule.burst, limit)
-    room = max(floor(burst - held / seconds), 0)
-    reset_s = (held - (burst - room - 1) * seconds) / limit
+def _remaining(held: float, window: Window, limit: float, seconds: float, burst: float, now: float) -> Remaining:
+    units = burst - held / seconds
+    room = int(units) if units > 0.0 else 0
+    reset_s = (held - (burst - room - 1.0) * seconds) / limit
     if now + reset_s <= now:
         room += 1
         reset_s += seconds / limit
-    return Remaining(window, room, reset_s) if room < burst else Remaining(window, burst, 0.0)
+    return Remaining(window, room, reset_s) if room < burst else Remaining(window, int(burst), 0.0)
 
 
 GCRA = Gcra()

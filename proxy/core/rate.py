@@ -44,6 +44,13 @@ class Algorithm(Protocol):
         """Record one admitted request."""
         ...
 
+    def admit(self, account: array[float], rule: Rule, now: float) -> tuple[Remaining, ...] | None:
+        """Record one request if it fits, and say what each window has left; None if it does not, and nothing is done.
+
+        The same as `wait`, `charge` and `remaining`, sooner.
+        """
+        ...
+
     def give_back(self, account: array[float], rule: Rule, at: float) -> bool:
         """Undo the charge made at ``at``; False if that would let more through than is promised."""
         ...
@@ -66,11 +73,13 @@ class Rule:
 
     ``burst`` is how many may come at once where the algorithm is not `sliding`; ``max_subjects`` how many subjects
     a store keeps apart. ``space`` tells accounts of different rules apart, and those that mean different things;
-    ``crowd`` tells apart whose subjects may share an account for want of room.
+    ``crowd`` tells apart whose subjects may share an account for want of room. ``buckets`` has for each window
+    (window, limit, seconds, how many may come at once) as floats, which need not be converted for each request.
     """
 
     __slots__ = (
         "algorithm",
+        "buckets",
         "burst",
         "capacity",
         "crowd",
@@ -101,6 +110,7 @@ class Rule:
         self.on_store_error: OnStoreError = on_store_error
         self.capacity = max((window.limit for window in windows), default=0)
         self.longest_s = max((window.seconds for window in windows), default=0)
+        self.buckets = tuple([(w, float(w.limit), float(w.seconds), float(min(burst, w.limit))) for w in windows])
         self.labels = tuple(f"{name}.{window.name}" for window in windows)
         # Who shares an account for want of room has the same numbers: else one forgets what another was charged.
         self.crowd = ",".join(f"{window.limit}/{window.seconds}" for window in windows)

@@ -43,6 +43,15 @@ class Sliding:
             del account[:surplus]
         account.append(now)
 
+    def admit(self, account: array[float], rule: Rule, now: float) -> tuple[Remaining, ...] | None:
+        """Record one request if it fits, and say what each window has left; None if it does not fit."""
+        length = len(account)
+        for _, limit, seconds in rule.windows:
+            if length >= limit and account[-limit] + seconds - now > 0.0:
+                return None
+        self.charge(account, rule, now)
+        return self.remaining(account, rule, now)
+
     def give_back(self, account: array[float], rule: Rule, at: float) -> bool:
         """Undo the charge made at ``at``; False if it is not there any more."""
         index = bisect_left(account, at)

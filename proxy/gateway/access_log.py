@@ -26,9 +26,9 @@ from proxy.stages.key import bearer
 log = logging.getLogger("sluice.access")
 
 VERSION = 1
-FLUSH_BYTES = 32_768
+FLUSH_BYTES = 131_072
 FLUSH_S = 0.25
-MAX_BATCHES = 256
+MAX_BATCHES = 64
 MAX_LINE_BYTES = 8192
 """The longest line, its line feed included: what log shippers take in one piece."""
 _SHOWN = 1024  # characters of a path, a model's name or a forwarded chain

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from proxy.core.address import UNIX, contains, parse_address, parse_network
+from proxy.core.address import UNIX, Networks, parse_address, parse_network
 from proxy.core.chain import Chain
 
 log = logging.getLogger("sluice.gateway")
 
-_PRIVATE = tuple(map(parse_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+_PRIVATE = Networks(map(parse_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
 HIDDEN_CLIENTS_AFTER = 20
 """Requests from one and the same private peer after which we suspect that it hides the real clients."""
 
@@ -41,4 +41,4 @@ class HiddenClients:
 
 def _is_private(ip: str) -> bool:
     """Whether an address is one that NAT and bridges use (RFC 1918, RFC 4193)."""
-    return ip != UNIX and contains(_PRIVATE, parse_address(ip)) is not None
+    return ip != UNIX and _PRIVATE.find(parse_address(ip)) is not None

@@ -8,14 +8,14 @@ import stat
 from collections.abc import Iterator
 from itertools import combinations
 
-from proxy.core.address import UNIX, contains, parse_address, parse_network
+from proxy.core.address import UNIX, Networks, parse_address, parse_network
 from proxy.settings.layers import Layers
 from proxy.settings.listen import Listen, Tls
 from proxy.settings.model import Settings
 from proxy.settings.problems import Path, dotted, show
 from proxy.settings.shape import LISTEN
 
-LOOPBACK = tuple(parse_network(network) for network in ("127.0.0.0/8", "::1"))
+LOOPBACK = Networks(parse_network(network) for network in ("127.0.0.0/8", "::1"))
 # Nobody types a passphrase where a gateway starts, and a prompt would wait for one for ever.
 _ENCRYPTED = "it is encrypted"
 
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
     if host.casefold().removesuffix(".") == "localhost":
         return True
     try:
-        return contains(LOOPBACK, parse_address(host)) is not None
+        return LOOPBACK.find(parse_address(host)) is not None
     except ValueError:
         return False
 

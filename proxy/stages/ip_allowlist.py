@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from pydantic import Field, field_validator
 
-from proxy.core.address import ANY, UNIX, Network, contains, parse_address, parse_network
+from proxy.core.address import ANY, UNIX, Networks, parse_address, parse_network
 from proxy.core.exchange import Exchange
 from proxy.core.messages import IP_NOT_ALLOWED
 from proxy.core.reply import PERMISSION, Reply
@@ -55,7 +55,7 @@ class _Entries:
 
     def __init__(self, entries: list[str]) -> None:
         self.words = {entry for entry in entries if entry in _WORDS}
-        self.networks: list[Network] = [parse_network(entry) for entry in entries if entry not in _WORDS]
+        self._networks = Networks(parse_network(entry) for entry in entries if entry not in _WORDS)
 
     def match(self, client_ip: str) -> str | None:
         """The entry that holds this client, or None."""
@@ -63,7 +63,7 @@ class _Entries:
             return ANY
         if client_ip == UNIX:
             return UNIX if UNIX in self.words else None
-        network = contains(self.networks, parse_address(client_ip))
+        network = self._networks.find(parse_address(client_ip))
         return None if network is None else str(network)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from proxy.core.address import UNIX, Network, contains, parse_address, parse_network, subject_key
+from proxy.core.address import UNIX, Network, Networks, parse_address, parse_network, subject_key
 from proxy.core.exchange import Exchange, Route
 from proxy.core.rate import Claim, Claims, Rule
 from proxy.stages.limit_rules import ADDRESS, By, LimitRule
@@ -161,7 +161,7 @@ class Exceptions:
             else:
                 self._networks[parse_network(entry)] = entry
         # The narrowest first: the most particular word counts.
-        self._by_width = sorted(self._networks, key=lambda network: -network.prefixlen)
+        self._by_width = Networks(sorted(self._networks, key=lambda network: -network.prefixlen))
         self.has_keys = bool(self._keys)
         self.has_addresses = bool(self._networks or self._unix)
 
@@ -177,7 +177,7 @@ class Exceptions:
         """The entry of an address; "" is none."""
         if client_ip == UNIX or not client_ip:
             return self._unix if client_ip else ""
-        network = contains(self._by_width, parse_address(client_ip)) if self._by_width else None
+        network = self._by_width.find(parse_address(client_ip)) if self._networks else None
         return "" if network is None else self._networks[network]
 
     def __bool__(self) -> bool:

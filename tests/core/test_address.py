@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from ipaddress import ip_address, ip_network
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -13,10 +15,10 @@ from proxy.core.address import (
     CLIENT_IP_HEADERS,
     UNIX,
     Network,
+    Networks,
     TrustedProxies,
     client_address,
     client_finder,
-    contains,
     normalise_peer,
     parse_address,
     parse_network,
@@ -171,12 +173,12 @@ class TestContains:
         ],
     )
     def test_the_version_counts(self, address: str, found: str | None) -> None:
-        network = contains(TRUSTED, parse_address(address))
+        network = Networks(TRUSTED).find(parse_address(address))
         assert (network and str(network)) == found
 
     def test_all_of_one_version_is_none_of_the_other(self) -> None:
-        assert contains([parse_network("::/0")], parse_address("192.0.2.1")) is None
-        assert contains([parse_network("0.0.0.0/0")], parse_address("2001:db8::1")) is None
+        assert Networks([parse_network("::/0")]).find(parse_address("192.0.2.1")) is None
+        assert Networks([parse_network("0.0.0.0/0")]).find(parse_address("2001:db8::1")) is None
 
 
 class TestNormalisePeer:
@@ -455,3 +457,32 @@ class TestSubjectKey:
         subject = subject_key(64)
         assert {subject(f"2001:db8::{n:x}") for n in range(10_000)} == {"2001:db8::/64"}
         assert len({subject(f"192.0.{n // 256}.{n % 256}") for n in range(10_000)}) == 10_000
+
+
+class TestNetworks:
+    def test_the_first_that_holds_an_address_is_the_answer(self) -> None:
+        random = Random(5)
+        for _ in range(40):
+            listed = [
+                ip_network((random.getrandbits(10) << 22, random.randint(4, 32)), strict=False) for _ in range(30)
+            ] + [ip_network((random.getrandbits(10) << 118, random.randint(4, 128)), strict=False) for _ in range(30)]
+            random.shuffle(listed)
+            networks = Networks(listed)
+            for network in listed:
+                for asked in (network[0], network[-1], ip_address(random.getrandbits(32))):
+                    holding = [one for one in listed if one.version == asked.version and asked in one]
+                    assert networks.find(asked) == (holding[0] if holding else None)
+
+    def test_a_long_list_costs_no_more_than_a_short_one(self) -> None:
+        many = Networks(ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(10_000))
+        looked: list[int] = []
+
+        class Counting(dict[int, tuple[int, Network]]):
+            def get(self, key: int, default: object = None) -> object:  # type: ignore[override]
+                looked.append(key)
+                return super().get(key, default)
+
+        many._held[4] = {shift: Counting(prefixes) for shift, prefixes in many._held[4].items()}
+        assert many.find(parse_address("10.39.15.77")) == ip_network("10.39.15.0/24")
+        assert many.find(parse_address("11.0.0.1")) is None
+        assert len(looked) == 2

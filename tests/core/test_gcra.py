@@ -81,6 +81,24 @@ class TestAgainstTheModel:
         model.assert_bound()
 
     @given(asked=RULES, gaps=st.lists(GAPS, min_size=1, max_size=40))
+    def test_admitting_at_once_is_the_same_step_by_step(self, asked: Rule, gaps: list[int]) -> None:
+        account: array[float] = array("d")
+        stepwise: array[float] = array("d")
+        # Times that floats do not hold exactly, too: both round alike.
+        for unit in (TICK_S, 0.1 / 1024):
+            now = 1000.0 if unit == TICK_S else 1e6
+            for gap in gaps:
+                now += gap * unit
+                before = account[:]
+                left = GCRA.admit(account, asked, now)
+                assert (left is None) is (admit(stepwise, asked, now)[1] is not None)
+                assert account == stepwise
+                if left is None:
+                    assert account == before
+                else:
+                    assert left == GCRA.remaining(stepwise, asked, now)
+
+    @given(asked=RULES, gaps=st.lists(GAPS, min_size=1, max_size=40))
     def test_a_wait_is_exact(self, asked: Rule, gaps: list[int]) -> None:
         account: array[float] = array("d")
         now = 1000.0
@@ -105,6 +123,12 @@ class TestAgainstTheModel:
                 for _ in range(knocks):
                     assert admit(impatient, asked, now) == expected
         assert impatient == patient
+
+
+def test_a_clock_that_goes_back_gives_nothing_away() -> None:
+    asked = rule(Window("minute", 2, 60), burst=2)
+    account: array[float] = array("d")
+    assert [GCRA.admit(account, asked, now) is not None for now in (1000.0, 990.0, 980.0)] == [True, True, False]
 
 
 class TestTheBound:
