@@ -15,8 +15,8 @@ from fuzz.target import Finding, Target, require
 from proxy.core.address import (
     UNIX,
     Network,
+    Networks,
     client_address,
-    contains,
     normalise_peer,
     parse_address,
     parse_network,
@@ -152,7 +152,7 @@ def try_address(data: bytes) -> None:
         require(client == UNIX, "a peer without an address became one", client)
         return
     require(_bits(client) == expected, "the walk ends at another client", (client, expected))
-    holder = contains(networks, parse_address(client))
+    holder = Networks(networks).find(parse_address(client))
     require((holder is not None) == any(_lies_within(_bits(client), block) for block in blocks), "who holds it")
 
 

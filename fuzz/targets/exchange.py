@@ -20,11 +20,11 @@ from fuzz.target import ERRORS, Finding, Target, require
 from fuzz.targets import request
 from fuzz.targets.mock import cuts, run
 from proxy.core.exchange import Exchange, Route, UpstreamSent
-from proxy.core.headers import Headers
 from proxy.core.origin import Origin
 from proxy.gateway.plane import DataPlane
 from proxy.settings import load
 from proxy.wire.client import UpstreamConnection
+from proxy.wire.gate import RequestHead
 from proxy.wire.listener import Listener
 from proxy.wire.pool import Pool
 from proxy.wire.server import ServerConnection
@@ -144,10 +144,10 @@ class _Plane(DataPlane):
         self._mock_pool.outcome = self.outcome
         return self._mock_pool
 
-    def open_exchange(self, method: str, target: bytes, headers: Headers, context: Any, route: Route) -> Exchange:
+    def open_exchange(self, head: RequestHead, context: Any, route: Route) -> Exchange:
         """One more."""
         self.outcome.opened += 1
-        return super().open_exchange(method, target, headers, context, route)
+        return super().open_exchange(head, context, route)
 
     def close_exchange(self, exchange: Exchange) -> None:
         """Its line of the log."""

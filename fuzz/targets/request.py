@@ -26,6 +26,7 @@ from tornado.httputil import (
 
 from fuzz.target import ERRORS, Finding, Target, require
 from fuzz.targets.mock import as_h11, cuts, differs_on_purpose, run
+from proxy.core.headers import Headers
 from proxy.core.headers import field as line_of
 from proxy.wire.framing import Framing
 from proxy.wire.headers import lines_of
@@ -116,8 +117,8 @@ class _Delegate(HTTPMessageDelegate):
     def _answer(self, status: int) -> None:
         self._seen.is_answered = True
         body = b"%d" % len(self._seen.body)
-        fields = [line_of(b"Content-Length", b"%d" % len(body))]
-        self._writer.start(status, b"Fine", fields, Framing.LENGTH, b"" if self._seen.method == "HEAD" else body)
+        headers = Headers([line_of(b"Content-Length", b"%d" % len(body))])
+        self._writer.start(status, b"Fine", headers, Framing.LENGTH, b"" if self._seen.method == "HEAD" else body)
         self._writer.finish()
 
 

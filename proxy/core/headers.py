@@ -42,7 +42,8 @@ FORWARDING = frozenset(
 """Fields that tell where a request came from. They end here: OpenAI need not know our clients' addresses."""
 
 _ALWAYS_END_TO_END = frozenset({b"", b"authorization", b"content-type", b"content-encoding"})
-_NAMES_NOTHING = (b"keep-alive", b"close")
+NAMES_NOTHING = (b"keep-alive", b"close")
+"""What a Connection field says mostly, by which no other field is declared hop-by-hop."""
 REPLACED_IN_REQUESTS = HOP_BY_HOP | FORWARDING | {b"host", b"content-length", b"expect"}
 REPLACED_IN_RESPONSES = HOP_BY_HOP | {b"x-sluice-request-id", b"x-sluice-upstream-sent"}
 """What another gateway of our kind says of its own exchange ends here: the client gets our word, and no other."""
@@ -69,20 +70,47 @@ class Seen:
 class Headers:
     """An ordered list of header lines; names compare in lower case, values are the bytes that came.
 
-    ``seen`` is what is known already of lines that are, but for the value of Content-Length, the same as before. Who
-    has given it changes ``fields`` by the methods here only.
+    Lines of a `block` are taken apart only when somebody asks for them. ``seen`` is what is known already of lines
+    that are, but for the value of Content-Length, the same as before.
     """
 
-    __slots__ = ("_seen", "fields")
+    __slots__ = ("_block", "_fields", "_seen")
 
     def __init__(self, fields: list[Field] | None = None, seen: Seen | None = None) -> None:
-        self.fields: list[Field] = [] if fields is None else fields
+        self._block = b""
+        self._fields: list[Field] | None = [] if fields is None else fields
         self._seen = seen
+
+    @classmethod
+    def of_block(cls, block: bytes) -> Headers:
+        """Lines as they stand on the wire, each ended by CRLF."""
+        headers = cls.__new__(cls)
+        headers._block = block
+        headers._fields = headers._seen = None
+        return headers
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
         """Make headers from text pairs (latin-1, as Tornado holds them)."""
         return cls([field(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs])
+
+    @property
+    def fields(self) -> list[Field]:
+        """Every line, taken apart; changed by the methods here only."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = taken_apart(self._block.splitlines(True))
+            self._block = b""
+        return fields
+
+    def encode(self) -> bytes:
+        """The lines as they stand on the wire, each ended by CRLF."""
+        return self._block if self._fields is None else encode(self._fields)
+
+    def fold(self) -> None:
+        """Keep the lines as a block, which takes a tenth of the memory, until somebody asks for them again."""
+        if self._fields is not None and self._seen is None:
+            self._block, self._fields = encode(self._fields), None
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the first line with this lower-case name, or None."""
@@ -101,8 +129,15 @@ class Headers:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append one line."""
+        self.append(field(name, value))
+
+    def append(self, line: Field) -> None:
+        """Append a line that is ready."""
         self._seen = None
-        self.fields.append(field(name, value))
+        if self._fields is None:
+            self._block += line[1]
+        else:
+            self._fields.append(line)
 
     def set(self, name: bytes, value: bytes) -> None:
         """Put one line in the place of all lines of that name."""
@@ -112,7 +147,7 @@ class Headers:
     def remove(self, name: bytes) -> None:
         """Drop every line with this lower-case name."""
         self._seen = None
-        self.fields = [line for line in self.fields if line[0] != name]
+        self._fields = [line for line in self.fields if line[0] != name]
 
     def crossing(self, replaced: frozenset[bytes]) -> bytes:
         """The lines that may cross, as they stand on the wire; ``replaced`` names those that are replaced."""
@@ -137,6 +172,16 @@ class Headers:
         return f"<Headers {[line[: len(lower)].decode('latin-1') for lower, line, _ in self.fields]}>"
 
 
+def taken_apart(lines: Iterable[bytes]) -> list[Field]:
+    """The fields in some lines."""
+    fields: list[Field] = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields.append((name.lower(), line, value.strip()))
+    return fields
+
+
 def connection_named(headers: Headers) -> frozenset[bytes]:
     """The lower-case names a ``Connection`` field declares hop-by-hop (RFC 9110 section 7.6.1)."""
     named: set[bytes] = set()
@@ -149,7 +194,7 @@ def connection_named(headers: Headers) -> frozenset[bytes]:
 def end_to_end(headers: Headers, replaced: frozenset[bytes]) -> list[Field]:
     """The lines that may cross: without the ``replaced`` ones and without those ``Connection`` names."""
     for lower, _, value in headers.fields:
-        if lower == b"connection" and value.lower() not in _NAMES_NOTHING:
+        if lower == b"connection" and value.lower() not in NAMES_NOTHING:
             replaced = replaced | connection_named(headers)
             break
     return [line for line in headers.fields if line[0] not in replaced]

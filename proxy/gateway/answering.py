@@ -154,7 +154,7 @@ class AnsweringDelegate(HeadTaker):
             log.exception("exchange %s: a stage failed on our own answer", exchange.request_id)
         downstream = self._downstream
         sent = b"" if exchange.method == "HEAD" else body
-        downstream.start(status, REASONS.get(status, "Error").encode(), headers.fields, Framing.LENGTH, sent)
+        downstream.start(status, REASONS.get(status, "Error").encode(), headers, Framing.LENGTH, sent)
         exchange.bytes_out = len(sent)
         downstream.finish()
         self._complete()

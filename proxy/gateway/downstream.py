@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Headers
 from proxy.wire.connection import Connection, set_reset_on_close
 from proxy.wire.framing import Framing
 
@@ -38,7 +38,7 @@ class Downstream(Protocol):
         self,
         status: int,
         reason: bytes,
-        fields: list[Field],
+        headers: Headers,
         framing: Framing,
         chunk: bytes = b"",
         *,
@@ -64,11 +64,11 @@ class Downstream(Protocol):
         """End an answer that was framed already."""
         ...
 
-    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+    def inform(self, status: int, reason: bytes, headers: Headers) -> None:
         """Write a 1xx answer before the real one, where that is possible."""
         ...
 
-    def switch(self, fields: list[Field]) -> tuple[Connection, bytes]:
+    def switch(self, headers: Headers) -> tuple[Connection, bytes]:
         """Answer 101 and give the connection away, with what has come behind the request."""
         ...
 
@@ -99,7 +99,7 @@ class StockDownstream:
         self,
         status: int,
         reason: bytes,
-        fields: list[Field],
+        headers: Headers,
         framing: Framing,
         chunk: bytes = b"",
         *,
@@ -110,11 +110,11 @@ class StockDownstream:
         assert not splice
         self.started = True
         self._ends_by_close = framing is Framing.CLOSE
-        headers = HTTPHeaders()
-        for name, value in Headers(fields).pairs():
-            headers.add(name, value)
+        lines = HTTPHeaders()
+        for name, value in headers.pairs():
+            lines.add(name, value)
         line = ResponseStartLine("HTTP/1.1", status, reason.decode("latin-1"))
-        return self._connection.write_headers(line, headers, chunk or None)
+        return self._connection.write_headers(line, lines, chunk or None)
 
     def write(self, chunk: bytes) -> Future[None]:
         """Write a piece of the body."""
@@ -132,10 +132,10 @@ class StockDownstream:
         """Never called: this server frames bodies by itself."""
         raise TypeError("Tornado's server cannot splice")
 
-    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+    def inform(self, status: int, reason: bytes, headers: Headers) -> None:
         """Drop it: Tornado's connections write one head per request."""
 
-    def switch(self, fields: list[Field]) -> tuple[Connection, bytes]:
+    def switch(self, headers: Headers) -> tuple[Connection, bytes]:
         """Never called: an Upgrade is ignored on this server."""
         raise TypeError("Tornado's server cannot give its connection away")
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
 from proxy.core.exchange import Route
-from proxy.core.headers import field
+from proxy.core.headers import Headers, field
 from proxy.core.messages import NOT_FOUND
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
@@ -45,7 +45,7 @@ class HealthDelegate(HTTPMessageDelegate):
         length = field(b"Content-Length", b"%d" % len(body))
         status, reason = (200, b"OK") if self._ok else (503, b"Service Unavailable")
         is_head = isinstance(start_line, RequestStartLine) and start_line.method == "HEAD"
-        fields = [_TEXT, _NO_STORE, length]
-        self._downstream.start(status, reason, fields, Framing.LENGTH, b"" if is_head else body)
+        lines = Headers([_TEXT, _NO_STORE, length])
+        self._downstream.start(status, reason, lines, Framing.LENGTH, b"" if is_head else body)
         self._downstream.finish()
         return None

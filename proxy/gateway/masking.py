@@ -64,7 +64,7 @@ def masked(taker: AnswerTaker, exchange: Exchange, head: ResponseHead) -> Answer
         (name, line.replace(key, mask), value.replace(key, mask)) if key in line else (name, line, value)
         for name, line, value in head.headers.fields
     ]
-    head.headers = Headers(lines)
+    head.headers, head.crossing = Headers(lines), None
     head.reason = head.reason.replace(key, mask)
     unpack = None
     if head.framing is not Framing.NONE and _coding(head) in _ZIPPED:

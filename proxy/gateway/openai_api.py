@@ -62,7 +62,8 @@ class ApiDelegate(ForwardingDelegate):
     def on_answer_informational(self, head: ResponseHead) -> None:
         """Pass it on; a 100 was never asked for by us, who answer the client's ``Expect`` ourselves."""
         if head.status != 100:
-            self._downstream.inform(head.status, head.reason, end_to_end(head.headers, REPLACED_IN_INFORMATIONAL))
+            headers = Headers(end_to_end(head.headers, REPLACED_IN_INFORMATIONAL))
+            self._downstream.inform(head.status, head.reason, headers)
 
     def on_answer_headers(self, head: ResponseHead) -> bool:
         """The upstream answers: pass its head on. True = its body goes out as it stands on the wire."""
@@ -81,15 +82,19 @@ class ApiDelegate(ForwardingDelegate):
                 self._reply(refusal)
                 return False
             self._forward.give_to(masked(self, exchange, head))
-        headers = exchange.response_headers = Headers(end_to_end(head.headers, REPLACED_IN_RESPONSES))
-        headers.fields.append(self._request_id_field())
+        if head.crossing is not None:
+            headers = Headers.of_block(head.crossing)
+        else:
+            headers = Headers(end_to_end(head.headers, REPLACED_IN_RESPONSES))
+        exchange.response_headers = headers
+        headers.append(self._request_id_field())
         try:
             self._chain.response_headers(exchange)
         except Exception:
             self._crash()
             return False
         framing = head.framing
-        if framing is not Framing.NONE and is_event_stream(head.headers):
+        if framing is not Framing.NONE and head.may_be_events and is_event_stream(head.headers):
             self._watch(head)
         if self._chain.changes_chunks and framing is not Framing.NONE:
             headers.remove(b"content-length")
@@ -103,7 +108,7 @@ class ApiDelegate(ForwardingDelegate):
             downstream.start(
                 head.status,
                 head.reason,
-                headers.fields,
+                headers,
                 framing,
                 splice=self._splices,
                 body_follows=head.body_follows,
@@ -229,7 +234,7 @@ class ApiDelegate(ForwardingDelegate):
         except Exception:
             self._crash()
             return
-        self._downstream.start(200, b"OK", exchange.response_headers.fields, Framing.CHUNKED)
+        self._downstream.start(200, b"OK", exchange.response_headers, Framing.CHUNKED)
         self._is_begun = True
 
     def _take_late(self, head: ResponseHead) -> bool:
@@ -268,7 +273,7 @@ class ApiDelegate(ForwardingDelegate):
         self._chain.response_headers(exchange)
         self._downstream.set_close_callback(None)
         connection.hand_over()
-        client, early = self._downstream.switch(exchange.response_headers.fields)
+        client, early = self._downstream.switch(exchange.response_headers)
         tunnel = Tunnel(
             client,
             connection,

@@ -42,6 +42,7 @@ _REMEMBERED_ADDRESSES = 16_384
 _REMEMBERED_FIELDS = 1000
 _PATIENCE_S = 120.0
 """OpenAI's SDKs wait no longer; older ones would ask again at once and in vain."""
+_NOT_WORTH_WAITING = field(b"X-Should-Retry", b"false")
 
 
 class LimitConfig(LimitRule, StageConfig):
@@ -83,6 +84,9 @@ class Limit(Stage):
         if all(subjects.is_by_address for subjects in self._subjects):
             self._claims_of_address = lru_cache(maxsize=_REMEMBERED_ADDRESSES)(self._all_of_address)
         self._fields: dict[Rule | tuple[Rule, ...], LimitFields] = {}
+        # A flood is refused in the same words.
+        self._named = lru_cache(maxsize=_REMEMBERED_FIELDS)(_named)
+        self._told = lru_cache(maxsize=_REMEMBERED_FIELDS)(_told)
         self._counts = {"admitted": 0, "refused": 0, "unchecked": 0, "unavailable": 0}
 
     def on_request_headers(self, exchange: Exchange) -> Outcome:
@@ -119,13 +123,13 @@ class Limit(Stage):
             exchange.limited = {self.name: admission}
         else:
             exchange.limited[self.name] = admission
-        if decision.allowed:
-            if decision.unavailable and not decision.local:
-                self._counts["unchecked"] += 1
-            else:
-                self._counts["admitted"] += 1
-            return None
-        return self._refuse(decision)
+        if not decision.allowed:
+            return self._refuse(decision)
+        if decision.unavailable and not decision.local:
+            self._counts["unchecked"] += 1
+        else:
+            self._counts["admitted"] += 1
+        return None
 
     def on_response_headers(self, exchange: Exchange) -> None:
         """Add what is left: ``RateLimit`` everywhere, ``x-ratelimit-*`` as OpenAI has it to our own answers.
@@ -145,10 +149,10 @@ class Limit(Stage):
             fields = self._fields_of(claims)
         if not (decision.local or decision.unavailable):
             # What holds in the meantime is this host's share, which is no policy.
-            headers.fields.append(fields.policy)
+            headers.append(fields.policy)
         # If the body was waited for, the decision may be younger than the request by nobody knows how much.
         is_dated = decision.allowed and exchange.body is None
-        headers.fields.append(fields.remaining(decision, self._clock() - exchange.started_s if is_dated else 0.0))
+        headers.append(fields.remaining(decision, self._clock() - exchange.started_s if is_dated else 0.0))
         if exchange.reply is not None or exchange.refused_with:
             add_request_fields(headers, decision)
 
@@ -183,10 +187,8 @@ class Limit(Stage):
         self._counts["refused"] += 1
         retry, seconds = _retry_fields(decision.retry_after_s)
         rule = decision.refused.rule
-        limits = [Sentence(_PER[window.name], {"count": window.limit}) for window in rule.windows]
-        named = field(b"X-Sluice-Limit", f"{rule.name}.{decision.window.name}".encode("ascii"))
-        sentences = (Sentence(TOO_MANY_REQUESTS), *limits, Sentence(TRY_AGAIN, {"count": seconds}))
-        return Reply(429, RATE_LIMIT, "rate_limit_exceeded", sentences, headers=(*retry, named))
+        headers = (*retry, self._named(rule, decision.window.name))
+        return Reply(429, RATE_LIMIT, "rate_limit_exceeded", self._told(rule, seconds), headers=headers)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -222,6 +224,22 @@ class Limit(Stage):
         return "; ".join(said) or "no limit is set"
 
 
+def _named(rule: Rule, window: str) -> HeaderField:
+    """``X-Sluice-Limit``: which window of which rule refuses."""
+    return field(b"X-Sluice-Limit", f"{rule.name}.{window}".encode("ascii"))
+
+
+def _told(rule: Rule, seconds: int) -> tuple[Sentence, ...]:
+    """What a refused client is told, who may come back in so many seconds."""
+    limits = [Sentence(_PER[window.name], {"count": window.limit}) for window in rule.windows]
+    return (Sentence(TOO_MANY_REQUESTS), *limits, Sentence(TRY_AGAIN, {"count": seconds}))
+
+
+@lru_cache(maxsize=_REMEMBERED_FIELDS)
+def _retry_after(seconds: int) -> HeaderField:
+    return field(b"Retry-After", b"%d" % seconds)
+
+
 def _retry_fields(wait_s: float) -> tuple[tuple[HeaderField, ...], int]:
     """``Retry-After`` and ``Retry-After-Ms``, ``X-Should-Retry`` if it is too long to wait for, and the seconds.
 
@@ -229,5 +247,5 @@ def _retry_fields(wait_s: float) -> tuple[tuple[HeaderField, ...], int]:
     """
     milliseconds = ceil(wait_s * 1000)
     seconds = -(-milliseconds // 1000)
-    fields = (field(b"Retry-After", b"%d" % seconds), field(b"Retry-After-Ms", b"%d" % milliseconds))
-    return (fields if wait_s <= _PATIENCE_S else (*fields, field(b"X-Should-Retry", b"false"))), seconds
+    fields = (_retry_after(seconds), field(b"Retry-After-Ms", b"%d" % milliseconds))
+    return (fields if wait_s <= _PATIENCE_S else (*fields, _NOT_WORTH_WAITING)), seconds

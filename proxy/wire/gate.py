@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from proxy.core.headers import FORWARDING, Headers
+from proxy.core.headers import FORWARDING, NAMES_NOTHING, REPLACED_IN_RESPONSES, Headers
 from proxy.core.sse import EventWatch
 from proxy.wire.framing import Framing
 
@@ -31,6 +31,10 @@ _TWINNED = FORWARDING | {
     b"transfer-encoding",
     b"upgrade",
 }
+_MEANS_SOMETHING = re.compile(
+    rb"\n(content-type|content-length|%b):" % b"|".join(sorted(REPLACED_IN_RESPONSES))
+).finditer
+"""The lines of an answer that mean something to us, in lower case; all others only pass."""
 _JUDGED = frozenset(
     {b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
 )
@@ -84,10 +88,12 @@ class ResponseHead:
     __slots__ = (
         "body_follows",
         "content_length",
+        "crossing",
         "events",
         "framing",
         "headers",
         "keep_alive",
+        "may_be_events",
         "reason",
         "size",
         "status",
@@ -104,6 +110,9 @@ class ResponseHead:
         self.events: EventWatch | None = None  # put here by whoever wants its body watched as a stream of events
         self.framing = Framing.CLOSE
         self.content_length = 0
+        self.may_be_events = False  # some Content-Type says so
+        # The lines that may cross, as they stand on the wire; None where only `end_to_end` can tell.
+        self.crossing: bytes | None = None
         self.keep_alive = version == "1.1"
 
 
@@ -219,38 +228,54 @@ def _check_twins(headers: Headers) -> None:
                 raise RequestError(400, f"the header {shown!r} can be taken for {twin.decode('latin-1')!r}")
 
 
-def check_response(head: ResponseHead) -> None:
-    """The gate for answers: sets framing and persistence. Raises ResponseError."""
+def check_response(head: ResponseHead, block: bytes) -> None:
+    """The gate for answers: sets framing, persistence and what may cross of the ``block`` of header lines.
+
+    Nothing is taken apart but the lines that mean something here. Raises ResponseError.
+    """
     if head.version not in ("1.0", "1.1"):
         raise ResponseError("another version than HTTP/1.0 or HTTP/1.1")
     if head.status < 100:
         raise ResponseError("a status below 100")
     if head.reason != b"OK" and not _REASON.match(head.reason):
         raise ResponseError("a control character in the reason")
-    closes = False
-    for lower, _, value in head.headers.fields:
-        if lower not in _JUDGED:
+    closes = names_others = False
+    crossing: list[bytes] = []
+    position = 0
+    for found in _MEANS_SOMETHING(b"\n" + block.lower()):
+        name = found[1]
+        # One byte was put in front.
+        start, end = found.start(), block.find(b"\n", found.end() - 1) + 1
+        value = block[found.end() - 1 : end].strip()
+        if name == b"content-type":
+            head.may_be_events = head.may_be_events or value[:17].lower() == b"text/event-stream"
             continue
-        if lower == b"content-length":
+        if name == b"content-length":
             if head.framing is not Framing.CLOSE:
                 raise ResponseError("the body is framed twice")
             if not value.isdigit() or len(value) > 18:
                 raise ResponseError("Content-Length is not a decimal number")
             head.framing = Framing.LENGTH
             head.content_length = int(value)
-        elif lower == b"transfer-encoding":
+            continue
+        if name == b"transfer-encoding":
             if head.framing is not Framing.CLOSE:
                 raise ResponseError("the body is framed twice")
             if value.lower() != b"chunked":
                 raise ResponseError("a Transfer-Encoding other than chunked")
             head.framing = Framing.CHUNKED
-        elif lower == b"connection":
+        elif name == b"connection":
             closes = closes or _says(b"close", value)
             head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
+            names_others = names_others or value.lower() not in NAMES_NOTHING
             # Whoever takes it at its word drops the length, and with it the end of the body.
             if len(value) > 13 and _says(b"content-length", value):
                 raise ResponseError("Connection names Content-Length")
+        crossing.append(block[position:start])
+        position = end
     head.keep_alive = head.keep_alive and not closes
+    if not names_others:
+        head.crossing = b"".join([*crossing, block[position:]]) if crossing else block
 
 
 def _says(option: bytes, connection: bytes) -> bool:

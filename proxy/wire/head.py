@@ -17,7 +17,7 @@ from httptools import (
     HttpResponseParser,
 )
 
-from proxy.core.headers import Field, Headers
+from proxy.core.headers import Field, Headers, taken_apart
 from proxy.wire.framing import Framing
 from proxy.wire.gate import RequestError, RequestHead, ResponseError, ResponseHead, check_request, check_response
 
@@ -100,7 +100,7 @@ class _HeadParser:
 
     def _fields(self) -> list[Field]:
         """Every header line that is whole."""
-        return _fields_of(self._data)
+        return taken_apart(self._data.splitlines(True)[1:])
 
 
 _whole_end = _End()
@@ -115,16 +115,6 @@ def _check_whole(parser: type[HttpRequestParser] | type[HttpResponseParser], hea
         pass
     if not _whole_end.reached:
         raise ValueError
-
-
-def _fields_of(head: bytes) -> list[Field]:
-    """Every header line that is whole."""
-    fields: list[Field] = []
-    for line in head.splitlines(True)[1:]:
-        name, colon, value = line.partition(b":")
-        if colon:
-            fields.append((name.lower(), line, value.strip()))
-    return fields
 
 
 class RequestParser(_HeadParser):
@@ -229,11 +219,12 @@ def read_response_head(data: bytes, request_method: str, max_bytes: int = MAX_RE
 
 
 def _response_head(data: bytes, request_method: str) -> ResponseHead:
-    version, status_text, *reason = data.partition(b"\r\n")[0].split(b" ", 2)
+    start, _, block = data[:-2].partition(b"\r\n")
+    version, status_text, *reason = start.split(b" ", 2)
     status = int(status_text)
-    head = ResponseHead(status, reason[0] if reason else b"", _VERSIONS.get(version, ""), Headers(_fields_of(data)))
+    head = ResponseHead(status, reason[0] if reason else b"", _VERSIONS.get(version, ""), Headers.of_block(block))
     head.size = len(data)
-    check_response(head)
+    check_response(head, block)
     if request_method == "HEAD" or status in _BODYLESS or status < 200:
         head.framing = Framing.NONE
     return head

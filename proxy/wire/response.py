@@ -105,7 +105,7 @@ class ResponseWriter(HTTPConnection):
         reason = start_line.reason.encode("latin-1")
         if _LINE_BREAKER.search(reason) or any(_LINE_BREAKER.search(line[:-2]) for _, line, _ in lines.fields):
             raise ValueError("a header holds a line feed, carriage return or NUL")
-        return self.start(start_line.code, reason, lines.fields, framing, chunk or b"")
+        return self.start(start_line.code, reason, lines, framing, chunk or b"")
 
     def write(self, chunk: bytes) -> Future[None]:
         """Write a piece of the body in the framing of the head. Raises HTTPOutputError if there is no head yet."""
@@ -140,7 +140,7 @@ class ResponseWriter(HTTPConnection):
         self,
         status: int,
         reason: bytes,
-        fields: list[Field],
+        headers: Headers,
         framing: Framing,
         chunk: bytes = b"",
         *,
@@ -157,12 +157,12 @@ class ResponseWriter(HTTPConnection):
         if self.head.method == "HEAD" or status in _BODYLESS or status < 200:
             framing = Framing.NONE
             if status == 204 or status < 200:
-                fields = [field for field in fields if field[0] != b"content-length"]
-        lines = [status_line(status, reason), encode(fields)]
+                headers = Headers([field for field in headers.fields if field[0] != b"content-length"])
+        lines = [status_line(status, reason), headers.encode()]
         if framing is Framing.CHUNKED:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif framing is Framing.LENGTH and not splice:
-            self._remaining = int(Headers(fields).get(b"content-length") or 0)
+            self._remaining = int(headers.get(b"content-length") or 0)
         self._framing = Framing.NONE if splice and framing is not Framing.CLOSE else framing
         if framing is Framing.CLOSE or not self._connection.settle_persistence():
             lines.append(b"Connection: close\r\n")
@@ -192,15 +192,15 @@ class ResponseWriter(HTTPConnection):
                 self.splice(b"")
             self._connection.response_finished(self, False)
 
-    def inform(self, status: int, reason: bytes, fields: list[Field]) -> None:
+    def inform(self, status: int, reason: bytes, headers: Headers) -> None:
         """Write a 1xx answer before the real one; HTTP/1.0 knows none (RFC 9110 section 15.2)."""
         if not self.started and not self._forsaken and self.head.version == "1.1":
-            self._connection.write(status_line(status, reason) + encode(fields) + b"\r\n")
+            self._connection.write(status_line(status, reason) + headers.encode() + b"\r\n")
 
-    def switch(self, fields: list[Field]) -> tuple[ServerConnection, bytes]:
+    def switch(self, headers: Headers) -> tuple[ServerConnection, bytes]:
         """Answer 101 and give the connection away, with the bytes that have come behind the request."""
         self.started = self._finished = True
-        self._connection.write(status_line(101, b"Switching Protocols") + encode(fields) + b"\r\n")
+        self._connection.write(status_line(101, b"Switching Protocols") + headers.encode() + b"\r\n")
         return self._connection, self._connection.hand_over()
 
     @property

@@ -11,6 +11,7 @@ from proxy.core.exchange import Route
 from proxy.core.headers import Headers
 from proxy.gateway.hidden_clients import HIDDEN_CLIENTS_AFTER
 from proxy.gateway.plane import DataPlane
+from proxy.wire.gate import RequestHead
 
 
 class Context:
@@ -23,7 +24,7 @@ class Context:
 async def come(plane: DataPlane, *hosts: str) -> None:
     """Let requests come in from these peers."""
     for host in hosts:
-        plane.open_exchange("GET", b"/v1/models", Headers(), Context(host), Route.API)
+        plane.open_exchange(RequestHead("GET", b"/v1/models", "1.1", Headers()), Context(host), Route.API)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

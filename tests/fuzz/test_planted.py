@@ -12,7 +12,7 @@ from fuzz import targets
 from fuzz.session import failure_of
 from fuzz.target import rule_of, seeds_of
 from proxy.core.headers import Headers
-from proxy.wire.framing import CloseReader
+from proxy.wire.framing import CloseReader, LengthReader
 
 
 def everything(headers: Headers, replaced: object) -> object:
@@ -38,9 +38,9 @@ def raises(*args: object, **named: object) -> None:
 # (the target, the name that is replaced, what replaces it, a rule that is then broken)
 PLANTED: list[tuple[str, str, Callable[..., Any], str]] = [
     ("request", "proxy.wire.head.check_request", lambda head: None, "h11 "),
-    ("request", "proxy.wire.request_body.reader_for", lambda framing, length: None, "h11 sees another body"),
+    ("request", "proxy.wire.request_body.reader_for", lambda framing, length: LengthReader(1), "h11 "),
     ("request", "fuzz.targets.request._Delegate.finish", raises, "KeyError"),
-    ("exchange", "proxy.stages.upstream.end_to_end", everything, "what goes upstream is not HTTP"),
+    ("exchange", "proxy.core.headers.end_to_end", everything, "what goes upstream is not HTTP"),
     ("exchange", "proxy.gateway.plane.DataPlane.close_exchange", raises, "KeyError"),
     ("answer", "proxy.wire.client.reader_for", lambda framing, length: CloseReader(), "h11 "),
     ("answer", "fuzz.targets.answer.Taken.on_upstream_end", lambda taken: None, "neither an end nor an error"),

@@ -14,7 +14,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from proxy.core.headers import Field
+from proxy.core.headers import Field, Headers
 from proxy.wire.framing import Framing
 from proxy.wire.linger import Linger
 from proxy.wire.listener import Listener, Timeouts
@@ -69,7 +69,7 @@ class Delegate(HTTPMessageDelegate):
 
     def start(self, framing: Framing, *fields: Field, splice: bool = False) -> None:
         """Begin an answer in the data plane's way."""
-        self.writer.start(200, b"OK", list(fields), framing, splice=splice)
+        self.writer.start(200, b"OK", Headers(list(fields)), framing, splice=splice)
 
 
 def echo(delegate: Delegate) -> None:

@@ -220,7 +220,7 @@ async def test_a_head_that_waits_for_its_body_is_never_forgotten(end: str) -> No
         scene.app.on_finish = lambda delegate: None
         scene.feed(get())
         writer = scene.app.delegates[0].writer
-        writer.start(200, b"OK", [LENGTH_5], Framing.LENGTH, splice=True, body_follows=True)
+        writer.start(200, b"OK", Headers([LENGTH_5]), Framing.LENGTH, splice=True, body_follows=True)
         assert scene.transport.take() == b""
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
         if end == "splice":
