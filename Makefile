@@ -1,6 +1,7 @@
 # What a fresh machine needs: Python 3.11 or newer with venv, and make. Everything else comes from the package index
-# into .venv; what `make test`, `make soak` and `make bench` need besides (redis-server, haproxy, nginx) is installed
-# through apt if it is missing.
+# into .venv; what `make test`, `make soak`, `make guard` and `make bench` need besides (redis-server, haproxy, nginx,
+# valgrind, openssl, nodejs, npm) is installed through apt if it is missing, and what else `make bench` compares with
+# into build/bench.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 	'apt-get install python3-venv. To choose one yourself: make PYTHON=/path/to/python3' >&2; exit 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-all programs coverage lint format bench soak fuzz corpora clean
+.PHONY: help run demo test test-all programs coverage lint format bench guard soak fuzz corpora clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name about; \
@@ -60,8 +61,11 @@ format: $(VENV)/installed-all ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed ## Measure CPU time beside nginx; BENCH=--quick for a rough figure
+bench: $(VENV)/installed ## Measure what gateways cost, side by side; BENCH=--quick for a rough look
 	$(BIN)/python -m bench $(BENCH)
+
+guard: $(VENV)/installed ## Count what a request costs against the baseline; GUARD=--record for a new one
+	$(BIN)/python -m guard $(GUARD)
 
 soak: $(VENV)/installed-all programs ## Measure what holds under faults in great numbers; SOAK=--quick for a rough look
 	-@$(BIN)/python -m bench.install faketime

@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
+import resource
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
-from bench.install import ensure
-from bench.peers import BASELINE, PEERS
+from bench.chart import chart
+from bench.cpu import CPU
+from bench.figures import Medians
+from bench.first_byte import FirstByte
+from bench.goals import results
+from bench.install import Unavailable, ensure
+from bench.latency import Latency
+from bench.memory import Memory
+from bench.peers import BASELINE, PEERS, Peer
 from bench.process import Cores, pinned
-from bench.report import document, table, warnings
-from bench.rounds import Plan, idle_rss_bytes, measure, running
+from bench.report import GOAL_HEADS, aligned, document, grid, heads, page, warnings
+from bench.section import TRANSPORTS, Bench, Plan, Section
+from bench.start_up import StartUp
+from bench.streams import Streams
+from bench.upstream_process import Upstream
+from bench.workers import Workers
+
+# Memory is first: it wants peers that have done nothing yet. The last three start their own.
+SECTIONS: dict[str, Section] = {
+    section.name: section for section in (Memory(), CPU(), Latency(), FirstByte(), StartUp(), Workers(), Streams())
+}
+
+_QUICK = Plan(
+    rounds=1,
+    seconds=0.5,
+    streams=100,
+    silent=200,
+    crowd=1024,
+    starts=1,
+    settle_s=0.3,
+    silent_s=2.0,
+    is_quick=True,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,41 +57,124 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if not sys.platform.startswith("linux"):
         raise SystemExit("The bench reads CPU times from Linux's /proc: it runs on Linux only.")
-    plan = Plan(rounds=2, seconds=2.0) if args.quick else Plan(args.rounds, args.seconds)
-    kinds = [PEERS[name] for name in dict.fromkeys(args.peers)]
-    ensure(kind.program for kind in kinds if kind.program is not None)
+    plan = _QUICK if args.quick else Plan()
+    plan = replace(plan, rounds=args.rounds or plan.rounds, seconds=args.seconds or plan.seconds)
+    began = time.monotonic()
     load_before = os.getloadavg()[0]
+    kinds, notes = _available(dict.fromkeys(args.peers))
+    _raise_limit_of_open_files()
     cores = Cores.available()
-    print(f"gateway on core {cores.gateway}, upstream and load on core {cores.others}")
+    print(f"gateway on core {cores.gateway}, upstream and load on core {cores.others}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as directory, pinned(cores.others):
+        upstream = Upstream(Path(directory), cores.others)
+        bench = Bench(kinds, plan, cores, Path(directory), upstream)
         try:
-            with running(kinds, Path(directory), cores) as (upstream, peers):
-                versions = {peer.name: peer.version() for peer in peers}
-                rss_bytes = {peer.name: idle_rss_bytes(peer) for peer in peers}
-                samples = uvloop.run(measure(upstream, peers, plan))
-        except RuntimeError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
-    print(f"\nMedians of {plan.rounds} rounds of {plan.seconds:g} s, {plan.connections} connections; ", end="")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    print(table(samples, rss_bytes, BASELINE))
-    for warning in warnings(samples, load_before):
-        print(f"note: {warning}")
+            uvloop.run(_measure(bench, [SECTIONS[name] for name in SECTIONS if name in args.only], args.transports))
+        except asyncio.CancelledError:
+            raise SystemExit("bench: told to end") from None
+        finally:
+            bench.close()
+            upstream.process.stop()
+    notes += [f"{kind.name}: {kind.lacks}" for kind in kinds if kind.lacks and kind.name in bench.versions]
+    notes += [f"failed: {problem}" for problem in bench.problems]
+    notes += warnings(bench.samples, load_before)
+    _print(bench, notes, time.monotonic() - began)
+    _write(args, bench, notes)
+    return 1 if bench.problems else 0
+
+
+def _available(names: Iterable[str]) -> tuple[list[type[Peer]], list[str]]:
+    """Who can be measured here, and for the others why not."""
+    try:
+        ensure(["openssl"])
+    except Unavailable as reason:
+        raise SystemExit(str(reason)) from None
+    kinds, notes = [], []
+    for name in names:
+        try:
+            PEERS[name].install()
+        except Unavailable as reason:
+            notes.append(f"{name} is left out: {reason}")
+            print(f"bench: {notes[-1]}", flush=True)
+        else:
+            kinds.append(PEERS[name])
+    return kinds, notes
+
+
+def _raise_limit_of_open_files() -> None:
+    """As far as this user may; what is started from here inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _measure(bench: Bench, sections: Sequence[Section], transports: Sequence[str]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    # Told to end, it first ends what it started.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for transport in TRANSPORTS:
+        for section in sections:
+            own = section.quick_transports if bench.plan.is_quick else section.transports
+            if transport in transports and transport in own:
+                print(f"--- {section.name}, {transport} upstream", flush=True)
+                await section.measure(bench, transport)
+    bench.stop_fleet()
+
+
+def _print(bench: Bench, notes: Sequence[str], took_s: float) -> None:
+    plan, medians = bench.plan, Medians(bench.samples)
+    versions = _columns(bench)
+    print(f"\nMedians of {plan.rounds} rounds of {plan.seconds:g} s, in brackets times {BASELINE}; ", end="")
+    print(f"{took_s / 60:.1f} minutes in all.")
+    print(aligned(heads(versions), grid(medians, list(versions), BASELINE)))
+    print()
+    print(aligned(GOAL_HEADS, [result.cells for result in results(medians)]))
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _columns(bench: Bench) -> dict[str, str]:
+    """The peers that ran, in their order, with their versions."""
+    return {kind.name: bench.versions[kind.name] for kind in bench.kinds if kind.name in bench.versions}
+
+
+def _write(args: argparse.Namespace, bench: Bench, notes: Sequence[str]) -> None:
+    versions = _columns(bench)
     if args.json is not None:
-        args.json.write_text(json.dumps(document(samples, rss_bytes, versions, plan, BASELINE), indent=2) + "\n")
-    return 0
+        content = document(bench.samples, versions, bench.plan, BASELINE, notes)
+        content["date"] = time.strftime("%Y-%m-%d")
+        args.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if args.markdown:
+        print("\n" + page(bench.samples, versions, BASELINE, notes))
+    if args.chart is not None:
+        try:
+            args.chart.write_text(chart(Medians(bench.samples), list(versions)))
+        except ValueError as error:
+            print(f"bench: no chart: {error}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="CPU time of gateways, side by side.")
-    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="default %(default)s")
-    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="of each round (default %(default)g)")
-    parser.add_argument("--quick", action="store_true", help="two rounds of two seconds: a rough figure")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What gateways cost, side by side.")
+    parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help=f"default {Plan.rounds}")
+    parser.add_argument("--seconds", type=_positive, help=f"of each round (default {Plan.seconds:g})")
     parser.add_argument(
-        "--peers", nargs="+", choices=sorted(PEERS), default=list(PEERS), metavar="NAME", help=" ".join(PEERS)
+        "--quick", action="store_true", help="one short round of each: rough figures in three minutes"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
+    for option, names in (("peers", list(PEERS)), ("only", list(SECTIONS)), ("transports", list(TRANSPORTS))):
+        parser.add_argument(
+            f"--{option}", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names)
+        )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there as well")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="write an SVG chart there")
+    parser.add_argument("--markdown", action="store_true", help="print both tables in Markdown, too")
     return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise ValueError(text)
+    return value
 
 
 if __name__ == "__main__":

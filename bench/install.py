@@ -1,35 +1,55 @@
-"""Programs of other projects that tests and bench need, as Debian packages: ``python -m bench.install NAME ...``."""
+"""Programs of other projects that tests and bench need.
+
+    python -m bench.install NAME ...
+
+installs Debian packages. The bench itself also takes wheels, into a virtual environment of their own, and packages
+of npm; both stay below ``build/bench``, versions pinned by whoever asks.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import venv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+BUILD = Path(__file__).resolve().parents[1] / "build" / "bench"
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+_PACKAGES = {"node": "nodejs"}
+"""Debian packages that are not named like their command."""
+
+
+class Unavailable(Exception):
+    """Something is not to be had on this machine; the text says what, and what to do about it if anything can be."""
+
+
+def program(name: str) -> str:
+    """Where a program is; Debian keeps some where only root's PATH leads. Raises Unavailable."""
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise Unavailable(f"This needs {_PACKAGES.get(name, name)}.")
+    return found
 
 
 def ensure(programs: Iterable[str]) -> None:
-    """Install what is missing through apt. Raises SystemExit with what to do if that is impossible."""
-    missing = [program for program in programs if shutil.which(program, path=_PATH) is None]
+    """Install what is missing through apt. Raises Unavailable with what to do if that is impossible."""
+    missing = [_PACKAGES.get(name, name) for name in programs if shutil.which(name, path=_PATH) is None]
     if not missing:
         return
     prefix = apt_prefix()
     wanted = " ".join(missing)
     if prefix is None:
-        raise SystemExit(f"This needs {wanted}. Install it with the package manager of this machine.")
+        raise Unavailable(f"This needs {wanted}. Install it with the package manager of this machine.")
     print(f"installing {wanted} through apt", flush=True)
     # Run level 1: what is installed is to be there, not to be started as a service. sudo would drop our environment.
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-q"]
-    try:
-        subprocess.run([*apt, "update"], check=True, stdin=subprocess.DEVNULL)
-        subprocess.run(
-            [*apt, "install", "-y", "--no-install-recommends", *missing], check=True, stdin=subprocess.DEVNULL
-        )
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(f"This needs {wanted}, and apt could not install it (see above).") from error
+    _run([*apt, "update"], wanted, by="apt")
+    _run([*apt, "install", "-y", "--no-install-recommends", *missing], wanted, by="apt")
 
 
 def apt_prefix() -> list[str] | None:
@@ -41,5 +61,79 @@ def apt_prefix() -> list[str] | None:
     return ["sudo", "-n"] if shutil.which("sudo") else None
 
 
+def wheel(requirement: str, build: Path = BUILD) -> Path:
+    """The virtual environment that holds this requirement, made and filled if it is not there yet.
+
+    One environment serves all peers. Raises Unavailable.
+    """
+    home = build / "venv"
+    installed = _installed(home)
+    if requirement in installed:
+        return home
+    print(f"installing {requirement} into {home}", flush=True)
+    if not installed:
+        try:
+            venv.create(home, clear=True, with_pip=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unavailable(f"This needs {requirement}, and no virtual environment can be made: {error}") from error
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, requirement], requirement, by="pip")
+    _remember(home, [*installed, requirement])
+    return home
+
+
+def node_package(name: str, version: str, *, instead: Mapping[str, str], build: Path = BUILD) -> Path:
+    """The folder whose ``node_modules`` holds this package of npm, installed if it is missing.
+
+    ``instead`` names versions of packages it needs, by their name, where those that npm would choose will not do.
+    Raises Unavailable.
+    """
+    home = build / "npm"
+    wanted = f"{name}@{version}"
+    installed = [wanted, *(f"{other}@{chosen}" for other, chosen in instead.items())]
+    if installed == _installed(home):
+        return home
+    ensure(["node", "npm"])
+    print(f"installing {wanted} into {home}", flush=True)
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    manifest = {"private": True, "dependencies": {name: version}, "overrides": dict(instead)}
+    (home / "package.json").write_text(json.dumps(manifest))
+    # Scripts of a package have no business on this machine.
+    npm = [
+        program("npm"),
+        "install",
+        "--prefix",
+        str(home),
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--silent",
+    ]
+    _run(npm, wanted, by="npm")
+    _remember(home, installed)
+    return home
+
+
+def _installed(home: Path) -> list[str]:
+    # pip and npm take seconds to find that nothing is to be done.
+    stamp = home / "installed"
+    return stamp.read_text().splitlines() if stamp.exists() else []
+
+
+def _remember(home: Path, installed: Iterable[str]) -> None:
+    (home / "installed").write_text("".join(f"{line}\n" for line in installed))
+
+
+def _run(argv: Sequence[str], wanted: str, *, by: str) -> None:
+    try:
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"This needs {wanted}, and {by} could not install it (see above).") from error
+
+
 if __name__ == "__main__":
-    ensure(sys.argv[1:])
+    try:
+        ensure(sys.argv[1:])
+    except Unavailable as unavailable:
+        raise SystemExit(str(unavailable)) from None

@@ -42,6 +42,11 @@ def parse_stat(text: str) -> Stat:
     return Stat(pid, int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
 
+def parse_schedstat(text: str) -> float:
+    """The seconds that a thread ran, from its ``schedstat``, which has nanoseconds where ``stat`` has ticks."""
+    return int(text.split(" ", 1)[0]) / 1e9
+
+
 def parse_rss(status: str, name: str = "VmRSS") -> int:
     """The resident bytes in the text of ``/proc/PID/status``; ``Pss`` for those in ``/proc/PID/smaps_rollup``."""
     line = next(line for line in status.splitlines() if line.startswith(f"{name}:"))
@@ -69,6 +74,14 @@ def _stats() -> list[Stat]:
     return stats
 
 
+def _run_s(tasks: Path) -> float:
+    """What the threads of a process have used, in seconds, from their ``schedstat``; not those that have ended."""
+    try:
+        return sum(parse_schedstat((task / "schedstat").read_text()) for task in tasks.iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+
+
 class Process:
     """A child process with its own children, on given cores; what it says goes into the file ``log``."""
 
@@ -85,8 +98,11 @@ class Process:
 
     @property
     def family(self) -> list[Stat]:
-        """This process and those it has started."""
-        return family(self._popen.pid, _stats())
+        """This process and those it has started, their times to less than a tick where the kernel tells them."""
+        return [
+            stat._replace(cpu_s=max(stat.cpu_s, _run_s(_PROC / str(stat.pid) / "task")))
+            for stat in family(self._popen.pid, _stats())
+        ]
 
     def rss_bytes(self) -> int:
         """The resident memory of the family, in bytes; of a page that n of them share each has the nth part."""

@@ -1,55 +1,73 @@
-"""What comes out: medians, ratios to the first peer, a table, and all of it as JSON."""
+"""What comes out: one table, the goals, what to think of the figures, and all of it as Markdown or JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from bench.rounds import Plan, Sample
+from bench.figures import Medians, Row, number
+from bench.goals import results
+from bench.section import Plan, Sample
 
-TITLES = {"json": "JSON request", "sse": "SSE chunk"}
-
-
-def medians(samples: Sequence[Sample], kind: str) -> dict[str, float]:
-    """The median CPU time of one unit in microseconds, by peer, in the order the peers were measured."""
-    by_peer: dict[str, list[float]] = {}
-    for sample in samples:
-        if sample.kind == kind:
-            by_peer.setdefault(sample.peer, []).append(sample.cpu_us)
-    return {peer: median(values) for peer, values in by_peer.items()}
+_MOST_SPREAD = 1.25
+_MOST_STRAIGHT_MS = 2.0
+_TIMES_OF_CPU = ("json_us", "sse_us", "upload_us", "one_worker_us", "two_workers_us")
 
 
-def ratios(values: Mapping[str, float], baseline: str) -> dict[str, float]:
-    """Each value as a multiple of the baseline's; empty if that was not measured."""
-    if baseline not in values:
-        return {}
-    return {peer: value / values[baseline] for peer, value in values.items()}
+def grid(medians: Medians, peers: Sequence[str], baseline: str) -> list[list[str]]:
+    """The table's cells: a row for each figure and transport, a column for each peer, values with their ratios."""
+    return [[row.title, *(_cell(medians, row, peer, baseline) for peer in peers)] for row in medians.rows()]
 
 
-def table(samples: Sequence[Sample], rss_bytes: Mapping[str, int], baseline: str) -> str:
-    """One row a peer: µs of CPU per request and per chunk, each with its ratio, and MiB when idle."""
-    columns = {kind: medians(samples, kind) for kind in TITLES}
-    times = {kind: ratios(values, baseline) for kind, values in columns.items()}
-    rows = [("", *(cell for title in TITLES.values() for cell in (f"{title}, µs", f"× {baseline}")), "idle RSS, MiB")]
-    for peer, rss in rss_bytes.items():
-        cells = [peer]
-        for kind in TITLES:
-            cells.append(f"{columns[kind][peer]:.1f}" if peer in columns[kind] else "-")
-            cells.append(f"{times[kind][peer]:.2f}" if peer in times[kind] else "-")
-        rows.append((*cells, f"{rss / 2**20:.1f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def _cell(medians: Medians, row: Row, peer: str, baseline: str) -> str:
+    figure, transport = row.figure, row.transport
+    value = medians.value(figure.key, peer, transport)
+    if value is None:
+        return medians.said(figure.key, peer, transport) or "–"
+    ratio = medians.ratio(figure.key, peer, baseline, transport) if figure.has_ratio and peer != baseline else None
+    return number(value) if ratio is None else f"{number(value)} ({number(ratio)}×)"
+
+
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """For a terminal."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """For README."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def heads(versions: Mapping[str, str]) -> list[str]:
+    """Above the columns: who, and which version of it."""
+    return ["", *(f"{name} {version}".strip() for name, version in versions.items())]
+
+
+GOAL_HEADS = ("goal", "bound", "measured", "")
+
+
+def page(samples: Sequence[Sample], versions: Mapping[str, str], baseline: str, notes: Iterable[str]) -> str:
+    """Both tables and the notes in Markdown."""
+    medians = Medians(samples)
+    parts = [
+        markdown(heads(versions), grid(medians, list(versions), baseline)),
+        markdown(GOAL_HEADS, [result.cells for result in results(medians)]),
+        "\n".join(f"- {note}" for note in notes),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def warnings(samples: Sequence[Sample], load_before: float) -> list[str]:
@@ -59,31 +77,56 @@ def warnings(samples: Sequence[Sample], load_before: float) -> list[str]:
         found.append(f"the machine was busy with something else at the start (load {load_before:.1f})")
     if len(os.sched_getaffinity(0)) < 2:
         found.append("there is one core: gateway, upstream and load share it")
-    coalesced = {s.peer for s in samples if s.units_per_read is not None and s.units_per_read > 1.1}
+    coalesced = {sample.peer for sample in samples if sample.details.get("units_per_read", 1) > 1.1}
     found.extend(f"{peer} passed on several chunks at once" for peer in sorted(coalesced))
-    for kind in TITLES:
-        for peer in medians(samples, kind):
-            values = [sample.cpu_us for sample in samples if (sample.peer, sample.kind) == (peer, kind)]
-            if max(values) > 1.25 * min(values):
-                found.append(
-                    f"the rounds of {peer}, {TITLES[kind]}, differ: {min(values):.1f} to {max(values):.1f} µs"
-                )
+    straight_ms = [sample.details["straight_ms"] for sample in samples if "straight_ms" in sample.details]
+    if straight_ms and max(straight_ms) > _MOST_STRAIGHT_MS:
+        found.append(f"the upstream alone took up to {max(straight_ms):.1f} ms: latencies are the machine's, too")
+    spreads: dict[tuple[str, str, str], list[float]] = {}
+    for sample in samples:
+        if sample.figure in _TIMES_OF_CPU and sample.value is not None:
+            spreads.setdefault((sample.peer, sample.figure, sample.transport), []).append(sample.value)
+    for (peer, figure, transport), values in spreads.items():
+        if max(values) > _MOST_SPREAD * min(values):
+            found.append(
+                f"the rounds of {peer}, {figure}, {transport}, differ: {min(values):.1f} to {max(values):.1f}"
+            )
     return found
 
 
 def document(
-    samples: Sequence[Sample], rss_bytes: Mapping[str, int], versions: Mapping[str, str], plan: Plan, baseline: str
+    samples: Sequence[Sample], versions: Mapping[str, str], plan: Plan, baseline: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that was measured, for ``--json``."""
-    per_kind = {kind: medians(samples, kind) for kind in TITLES}
+    medians = Medians(samples)
+    rows = [
+        {
+            "figure": row.figure.key,
+            "title": row.title,
+            "transport": row.transport,
+            "median": {peer: medians.value(row.figure.key, peer, row.transport) for peer in versions},
+            "ratio": {peer: medians.ratio(row.figure.key, peer, baseline, row.transport) for peer in versions},
+        }
+        for row in medians.rows()
+    ]
+    goals = [
+        {
+            "title": result.goal.title,
+            "bound": result.goal.wanted,
+            "measured": result.measured,
+            "verdict": result.verdict,
+        }
+        for result in results(medians)
+    ]
     return {
         "machine": {"cpu": cpu_model(), "system": platform.platform(), "python": platform.python_version()},
-        "plan": vars(plan),
+        "plan": asdict(plan),
         "versions": dict(versions),
-        "cpu_us": per_kind,
-        "ratio": {kind: ratios(values, baseline) for kind, values in per_kind.items()},
-        "idle_rss_bytes": dict(rss_bytes),
-        "samples": [vars(sample) | {"cpu_us": sample.cpu_us, "per_s": sample.rate} for sample in samples],
+        "baseline": baseline,
+        "rows": rows,
+        "goals": goals,
+        "notes": list(notes),
+        "samples": [asdict(sample) for sample in samples],
     }
 
 

@@ -1,9 +1,13 @@
-"""What the bench reads: /proc, requests at its upstream, event streams in pieces."""
+"""What the bench reads and sends: /proc, requests, uploads, streams in pieces, answers written anew."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import httpx2
 import openai
@@ -11,10 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import upstream
-from bench.load import StreamScanner, source
-from bench.process import Stat, family, parse_rss, parse_stat, used_s
-from bench.request import ANSWER, EVENT, FIELDS, JSON_TARGET, QUESTION, request
+from bench.client import EventCounter, source
+from bench.process import Process, Stat, family, parse_rss, parse_schedstat, parse_stat, used_s
+from bench.request import (
+    ANSWER,
+    EVENT,
+    FIELDS,
+    FILE_ANSWER,
+    FILE_BYTES,
+    JSON_TARGET,
+    LAST_EVENT,
+    QUESTION,
+    SSE_TARGET,
+    STREAM_QUESTION,
+    UPLOAD,
+    UPLOAD_TARGET,
+    request,
+    says_the_same,
+)
+from bench.upstream import Mode
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -26,6 +45,31 @@ def stat_line(name: str) -> str:
 @pytest.mark.parametrize("name", ["nginx", "a b", "a) S 1 (b", "((", ")"])
 def test_a_stat_line_is_read_whatever_the_name(name: str) -> None:
     assert parse_stat(stat_line(name)) == Stat(41, 7, 4.0)
+
+
+def test_the_time_of_a_thread_is_in_nanoseconds() -> None:
+    assert parse_schedstat("1234567890 29880 12\n") == pytest.approx(1.23456789)
+
+
+def test_the_time_of_a_process_is_that_of_all_its_threads(tmp_path: Path) -> None:
+    program = (
+        "import threading, time\n"
+        "def work():\n"
+        "    while time.thread_time() < 0.05: pass\n"
+        "threads = [threading.Thread(target=work) for _ in range(3)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "print('done', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = Process([sys.executable, "-S", "-c", program], os.sched_getaffinity(0), env={}, log=tmp_path / "log")
+    try:
+        while not process.said():
+            process.check()
+            time.sleep(0.01)
+        assert 0.13 < sum(stat.cpu_s for stat in process.family) < 1
+    finally:
+        process.stop()
 
 
 def test_resident_memory_is_in_bytes() -> None:
@@ -70,41 +114,56 @@ def test_the_fields_are_those_the_sdk_sends() -> None:
     assert sent[0].url.path == JSON_TARGET
 
 
-@pytest.mark.parametrize("cut", [0, 1, 100, -1, -len(QUESTION), -len(QUESTION) - 2])
-def test_the_upstream_knows_what_is_missing_of_a_request(cut: int) -> None:
-    whole = request(JSON_TARGET, "h")
-    assert upstream.missing(whole) == 0
-    part = whole[:cut]
-    if len(part) < len(whole) - len(QUESTION):
-        assert upstream.missing(part) is None
-    else:
-        assert upstream.missing(part) == len(whole) - len(part)
-
-
-STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
-    b"%x\r\n%b\r\n" % (len(event), event) for event in [EVENT] * 5
+@pytest.mark.parametrize(
+    ("target", "body"), [(JSON_TARGET, QUESTION), (SSE_TARGET, STREAM_QUESTION), (UPLOAD_TARGET, UPLOAD)]
 )
-END = b"0\r\n\r\n"
+def test_a_request_has_the_fields_the_gateway_wants_and_its_body(target: str, body: bytes) -> None:
+    head, _, sent = request(target, "h:1", {"X-Config": "c", "Authorization": "Bearer other"}).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"POST {target} HTTP/1.1"
+    assert {"Host: h:1", "X-Config: c", "Authorization: Bearer other", f"Content-Length: {len(body)}"} <= set(lines)
+    assert len(lines) == len({line.partition(":")[0] for line in lines})
+    assert sent == body
 
 
-@given(st.lists(st.integers(1, len(STREAM) + len(END)), max_size=12))
-def test_events_are_counted_however_the_bytes_are_cut(cuts: list[int]) -> None:
-    scanner = StreamScanner()
-    whole = STREAM + END
-    edges = sorted({0, *cuts, len(whole)})
-    pieces = [whole[start:end] for start, end in pairwise(edges)]
-    total = 0
-    for piece in pieces:
-        assert not scanner.is_at_end
-        total += scanner.feed(piece)
-    assert total == scanner.events == 5
-    assert scanner.is_at_end
+def test_an_upload_is_a_form_with_one_mebibyte() -> None:
+    assert FILE_BYTES == 2**20
+    boundary = UPLOAD.partition(b"\r\n")[0]
+    parts = UPLOAD.split(boundary)
+    assert parts[-1] == b"--\r\n"
+    _, _, file = parts[2].partition(b"\r\n\r\n")
+    assert len(file.removesuffix(b"\r\n")) == FILE_BYTES
 
 
-def test_a_stream_without_its_last_chunk_is_not_at_its_end() -> None:
-    scanner = StreamScanner()
-    scanner.feed(STREAM)
-    assert not scanner.is_at_end
+def test_answers_written_anew_are_told_from_others() -> None:
+    anew = json.loads(ANSWER) | {"id": "another", "service_tier": None}
+    assert says_the_same(json.dumps(anew, indent=1).encode(), ANSWER)
+    anew["choices"][0]["message"]["content"] = "No."
+    assert not says_the_same(json.dumps(anew).encode(), ANSWER)
+    assert says_the_same(json.dumps(json.loads(FILE_ANSWER) | {"id": "f"}).encode(), FILE_ANSWER)
+    assert not says_the_same(json.dumps(json.loads(FILE_ANSWER) | {"bytes": 1}).encode(), FILE_ANSWER)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b"<html>", b'{"object":"chat.completion"}'])
+def test_what_is_no_answer_says_something_else(body: bytes) -> None:
+    assert not says_the_same(body, ANSWER)
+
+
+STREAM = EVENT * 5 + LAST_EVENT
+
+
+@given(st.lists(st.integers(1, len(STREAM) + 14), max_size=12), st.booleans())
+def test_events_are_counted_however_the_body_is_cut(cuts: list[int], is_marked: bool) -> None:
+    counter = EventCounter()
+    whole = STREAM + (b"data: [DONE]\n\n" if is_marked else b"")
+    edges = sorted({0, *(cut for cut in cuts if cut < len(whole)), len(whole)})
+    total = sum(counter.feed(whole[start:end]) for start, end in pairwise(edges))
+    assert total == counter.events == 6
+
+
+@pytest.mark.parametrize("mode", [Mode(), Mode(0, 0.0, True), Mode(10, 1.5, False)])
+def test_a_mode_comes_through_its_path(mode: Mode) -> None:
+    assert Mode.parse(mode.path) == mode
 
 
 def test_every_connection_of_every_round_has_its_own_address() -> None:

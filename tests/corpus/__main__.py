@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.install import ensure
+from bench.install import Unavailable, ensure
 from proxy.gateway.worker import new_loop
 from tests.corpus.answers import AnswerVerdict, End, answer_case, judge_answers, own_answers
 from tests.corpus.cases import own_cases
@@ -110,7 +110,10 @@ def main() -> int:
     parser.add_argument("--proxies", action="store_true")
     options = parser.parse_args()
     proxies = PROXIES if options.proxies else ()
-    ensure(proxies)
+    try:
+        ensure(proxies)
+    except Unavailable as reason:
+        raise SystemExit(str(reason)) from None
     # Each broken message is worth a line in a log, and here there are thousands.
     logging.disable(logging.ERROR)
     start_s = time.monotonic()
