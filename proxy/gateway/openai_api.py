@@ -117,6 +117,9 @@ class ApiDelegate(ForwardingDelegate):
             # A head that may not be written: what the upstream sent is not HTTP after all.
             self._fail(ProtocolError(f"its headers cannot be passed on: {type(error).__name__}"))
             return False
+        if self._events is not None:
+            headers.fold()
+            exchange.headers.fold()
         return self._splices
 
     def on_answer_data(self, data: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from proxy.core.figure import Figure
 from proxy.gateway.access_log import AccessLog, TurnsLog
+from proxy.gateway.allocator import map_large_blocks
 from proxy.gateway.channel import Handler
 from proxy.gateway.limit_questions import LimitQuestions
 from proxy.gateway.limit_store import SharedLimits, SharedPlace, open_place, open_store
@@ -120,6 +121,8 @@ class Worker:
         here = None if self._limits is None else self._limits.store
         store = open_store(settings, time.monotonic, here, workers=1 if place is None else place.workers)
         self.plane = DataPlane(settings, self._access_log, store=store)
+        if self.plane.upstream.origin.tls:
+            map_large_blocks()
         asked = LimitQuestions(self.plane.chain, store)
         self.on_question("limits.show", asked.show)
         self.on_question("limits.reset", asked.reset)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
 from proxy.core.sse import EventWatch
-from proxy.wire.client_tls import ended_properly
+from proxy.wire.client_tls import ended_properly, forget_certificate, release_write_buffer
 from proxy.wire.connection import NEVER, Connection
 from proxy.wire.framing import BodyReader, ChunkedReader, CloseReader, Framing, FramingError, reader_for
 from proxy.wire.gate import ResponseError, ResponseHead
@@ -33,6 +33,23 @@ MAX_INFORMATIONAL = 10
 
 class UpstreamConnection(Connection, asyncio.BufferedProtocol):
     """One connection to an origin; carries one request at a time."""
+
+    __slots__ = (
+        "_asked",
+        "_ended_properly",
+        "_head",
+        "_informational",
+        "_is_paused",
+        "_method",
+        "_parser",
+        "_pool",
+        "_reader",
+        "_receiver",
+        "_request_ended",
+        "_saw_eof",
+        "_splices",
+        "_unread",
+    )
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool.loop)
@@ -56,6 +73,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         """The connection, TLS handshake included, stands."""
         super().connection_made(transport)
         self._unread = _watch_unread(self._socket)
+        forget_certificate(transport)
         self._pool.opened(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:
@@ -219,6 +237,10 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
             return self._read_at_once(head, rest)
         self._reader = reader_for(head.framing, head.content_length)
         self._splices = receiver.on_upstream_headers(head)
+        if head.events is not None:
+            # A stream may be long, and has as a rule had the whole of its request.
+            head.forget_lines()
+            release_write_buffer(self._transport)
         if self._reader is None and self._receiver is not None:
             self._end(has_extra=bool(rest))
             return b""

@@ -26,6 +26,9 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)
 class Connection(asyncio.BaseProtocol):
     """One TCP connection. ``deadline_s`` is on the loop's clock; the `Ticker` looks at it."""
 
+    # Attributes that are set after many others of the kind were made would cost each a dictionary of its own.
+    __slots__ = ("_drained", "_loop", "_ready", "_socket", "_transport", "deadline_s")
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.deadline_s = NEVER

@@ -115,6 +115,10 @@ class ResponseHead:
         self.crossing: bytes | None = None
         self.keep_alive = version == "1.1"
 
+    def forget_lines(self) -> None:
+        """Let go of the header lines: whoever wanted them has them, and a stream need not hold them twice."""
+        self.headers, self.crossing = Headers(), None
+
 
 def check_request(head: RequestHead) -> None:
     """The gate for requests: sets framing, persistence and expectation. Raises RequestError."""

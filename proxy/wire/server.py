@@ -50,6 +50,23 @@ HEAD_SLICE = 8192
 class ServerConnection(Connection, asyncio.Protocol):
     """One connection from downstream."""
 
+    __slots__ = (
+        "_ahead",
+        "_app",
+        "_delegate",
+        "_hold",
+        "_is_consuming",
+        "_listener",
+        "_parser",
+        "_state",
+        "_unsent",
+        "_writer",
+        "body",
+        "context",
+        "is_reading_on",
+        "keeps_alive",
+    )
+
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.loop)
         self._listener = listener
