@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,7 +180,9 @@ class SharedLimits:
             self._sweeping.cancel()
         if self._saver is not None:
             # Every worker does, so that the last one to end saves what the last requests were charged; in a thread,
-            # because a slow disk must not keep it from beating.
+            # because a slow disk must not keep it from beating. The table may not grow under that thread.
+            with suppress(StoreError):
+                self.store.keep_up()
             await asyncio.to_thread(self._saver.close)
 
 

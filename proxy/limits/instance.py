@@ -151,6 +151,41 @@ def prepare_lock_file(path: Path) -> None:
         os.close(file)
 
 
+class ReservedFile:
+    """A file of a directory of ours, made if need be, that has its memory before anybody maps it. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    @property
+    def size(self) -> int:
+        """How large it is, in bytes."""
+        return os.fstat(self._file).st_size
+
+    def reserve(self, size: int) -> None:
+        """Give it its memory up to a size, at least its own. Where there is too little, it is as it was."""
+        status = os.fstat(self._file)
+        # Whoever was killed between making a file large and this has left it without; nobody else had it mapped.
+        start = status.st_size if status.st_blocks * 512 >= status.st_size else 0
+        if start < size:
+            os.posix_fallocate(self._file, start, size - start)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else is here meanwhile, in any process."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
 def room_for(path: Path, wanted: int) -> int:
     """How many bytes the table in this directory may have: ``wanted``, or for 0 what suits the file system.
 
@@ -226,7 +261,10 @@ def open_private(path: Path) -> int:
 def _remove_dead(home: int) -> None:
     """Remove the directories of gateways that are gone."""
     for name in os.listdir(home):
-        status = os.stat(name, dir_fd=home, follow_symlinks=False)
+        try:
+            status = os.stat(name, dir_fd=home, follow_symlinks=False)
+        except FileNotFoundError:  # A gateway that ends removes its own without asking.
+            continue
         if not name.startswith(PREFIX) or not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             continue
         if _is_dead(name, home):

@@ -30,6 +30,29 @@ class MemoryStore:
 
     def acquire(self, claims: Claims) -> Decision:
         """Admit one request and charge every claim of it, or refuse it and charge none."""
+        if len(claims) == 1:
+            claim = claims[0]
+            rule, subject = claim
+            table = self._tables.get(rule.space)
+            if table is not None:
+                account = table.accounts.get(subject)
+                if type(account) is array:
+                    return self._acquire_one(claim, table, account)
+        return self._acquire(claims)
+
+    def _acquire_one(self, claim: Claim, table: _Table, account: array[float]) -> Decision:
+        """Decide on the one claim of a request whose subject is known: what most are."""
+        rule, subject = claim
+        algorithm = rule.algorithm
+        now = self._clock()
+        left = algorithm.admit(account, rule, now)
+        if left is not None:
+            table.accounts.move_to_end(subject)
+            return Decision(True, 0.0, None, None, left, now)
+        wait, window = algorithm.wait(account, rule, now)
+        return Decision(False, wait, claim, window, algorithm.remaining(account, rule, now), now)
+
+    def _acquire(self, claims: Claims) -> Decision:
         now = self._clock()
         worst = 0.0
         refused: Claim | None = None
@@ -111,14 +134,14 @@ class _Table:
 
     def __init__(self, rule: Rule) -> None:
         self.overflow: dict[str, array[float]] = {}
-        self._accounts: OrderedDict[str, array[float] | float] = OrderedDict()
+        self.accounts: OrderedDict[str, array[float] | float] = OrderedDict()
         self._max_subjects = rule.max_subjects
         self._longest_s = rule.longest_s
         self._last = rule.algorithm.last
 
     def known(self, subject: str) -> array[float] | None:
         """The account of a subject that has one."""
-        account = self._accounts.get(subject)
+        account = self.accounts.get(subject)
         return array("d", (account,)) if type(account) is float else account  # type: ignore[return-value]
 
     def account(self, subject: str, rule: Rule, now: float, found: _Found) -> array[float]:
@@ -126,7 +149,7 @@ class _Table:
 
         ``found`` are the accounts of the same request so far: the new ones among them will take room, too.
         """
-        account = self._accounts.get(subject)
+        account = self.accounts.get(subject)
         if account is not None:
             return array("d", (account,)) if type(account) is float else account  # type: ignore[return-value]
         # Overrides may have longer windows than the rule they belong to.
@@ -135,8 +158,8 @@ class _Table:
         shared = self.overflow.get(rule.crowd)
         if shared is None or (shared and self._last(shared) + self._longest_s <= now):
             shared = self.overflow[rule.crowd] = array("d")
-        new = sum(table is self and claim.subject not in self._accounts for table, claim, _ in found)
-        if len(self._accounts) + new >= self._max_subjects:
+        new = sum(table is self and claim.subject not in self.accounts for table, claim, _ in found)
+        if len(self.accounts) + new >= self._max_subjects:
             return shared
         # A new subject may have paid into the shared account so far: it takes that along.
         taken = rule.algorithm.still(shared, rule, now)
@@ -145,7 +168,7 @@ class _Table:
     def keep(self, subject: str, account: array[float], rule: Rule) -> None:
         """The account was charged."""
         if account is not self.overflow.get(rule.crowd):
-            accounts = self._accounts
+            accounts = self.accounts
             accounts[subject] = account[0] if len(account) == 1 else account
             accounts.move_to_end(subject)
 
@@ -156,28 +179,28 @@ class _Table:
             return False
         if rule.algorithm.give_back(account, rule, at):
             if account:
-                self._accounts[subject] = account[0] if len(account) == 1 else account
+                self.accounts[subject] = account[0] if len(account) == 1 else account
             else:
-                del self._accounts[subject]
+                del self.accounts[subject]
         return True
 
     def forget(self, subject: str) -> bool:
         """Drop an account."""
-        return self._accounts.pop(subject, None) is not None
+        return self.accounts.pop(subject, None) is not None
 
     def _drop_expired(self, now: float) -> None:
         """Drop up to two expired subjects: each new one pays for its place, and nobody waits for a sweep."""
         for _ in range(2):
-            if not self._accounts:
+            if not self.accounts:
                 return
-            subject, account = next(iter(self._accounts.items()))
+            subject, account = next(iter(self.accounts.items()))
             last = account if type(account) is float else self._last(account)  # type: ignore[arg-type]
             if last + self._longest_s > now:
                 return
-            del self._accounts[subject]
+            del self.accounts[subject]
 
     def __len__(self) -> int:
-        return len(self._accounts)
+        return len(self.accounts)
 
 
 _Found = list[tuple[_Table, Claim, "array[float]"]]

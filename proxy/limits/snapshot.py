@@ -18,17 +18,18 @@ import logging
 import os
 import struct
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import lmdb
 
 from proxy.limits import table
+from proxy.limits.stamp import Stamp, shifted
 from proxy.limits.store import Clock
 
 log = logging.getLogger("sluice")
@@ -45,32 +46,18 @@ SLICE = 200
 SLICE_BYTES = 256 * 1024
 PAUSE_S = 0.002
 """Between slices: the thread must not keep the worker's loop from running."""
+AGAIN_S = 0.05
+PATIENCE = 10
+"""So often a slice is read again, so long apart."""
 
 _SIZES = struct.Struct("<HI")
 _PLACE = struct.Struct("<Q")
+T = TypeVar("T")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SnapshotError(Exception):
     """The file is no saved state that this version can read."""
-
-
-class Stamp(NamedTuple):
-    """When a state was saved. No charge in it is later than ``monotonic_s``."""
-
-    boot_id: str
-    monotonic_s: float
-    wall_s: float
-
-    def shift(self, now: Stamp) -> float:
-        """What to add to times of then, to have them on the clock of now.
-
-        After a reboot the monotonic clock began anew: the wall clock says what has passed, but never less than
-        nothing.
-        """
-        if self.boot_id == now.boot_id and self.monotonic_s <= now.monotonic_s:
-            return 0.0
-        return now.monotonic_s - max(now.wall_s - self.wall_s, 0.0) - self.monotonic_s
 
 
 class Snapshot:
@@ -117,8 +104,7 @@ class Snapshot:
             count += number
             place += len(part)
             pause()
-        with env.begin() as txn:
-            names = [(space.number, space.name) for space in table.spaces(txn)]
+        names = _read(partial(_names, env))
         # The stamp is taken last: no account was charged after it.
         end = json.dumps({"accounts": count, "spaces": names, **self._stamp()._asdict()}).encode() + _PLACE.pack(
             place
@@ -158,7 +144,7 @@ class Snapshot:
             table.enter(txn, number, name)
         for index, (key, value) in enumerate(_records(file, end.place)):
             if shift:
-                value = _shifted(value, shift, table.number_of(key) in sliding)
+                value = shifted(value, shift, table.number_of(key) in sliding)
             if table.expires_at(value) <= now.monotonic_s:
                 continue
             if left_out or (index % 256 == 0 and table.used_bytes(txn) > room_bytes):
@@ -241,17 +227,37 @@ def _slices(env: lmdb.Environment) -> Iterator[tuple[int, bytes]]:
     """(how many accounts, their part of a file), each from a short transaction of its own."""
     position: bytes | None = table.FIRST
     while position is not None:
-        parts: list[bytes] = []
-        size = 0
-        with env.begin() as txn:
-            start, position = position, None
-            for key, value in islice(table.walk(txn, start), SLICE):
-                parts += (_SIZES.pack(len(key), len(value)), key, value)
-                size += len(value)
-                if len(parts) == 3 * SLICE or size > SLICE_BYTES:
-                    position = key + b"\x00"
-                    break
-        yield len(parts) // 3, b"".join(parts)
+        count, part, position = _read(partial(_slice, env, position))
+        yield count, part
+
+
+def _read(read: Callable[[], T]) -> T:
+    """Read from the table, once more if it grows meanwhile: whether here or in another process, that ends reading."""
+    for _ in range(PATIENCE):
+        with suppress(lmdb.Error):
+            return read()
+        threading.Event().wait(AGAIN_S)
+    return read()
+
+
+def _names(env: lmdb.Environment) -> list[tuple[int, str]]:
+    with env.begin() as txn:
+        return [(space.number, space.name) for space in table.spaces(txn)]
+
+
+def _slice(env: lmdb.Environment, start: bytes) -> tuple[int, bytes, bytes | None]:
+    """(how many accounts, their part of a file, where the next slice begins)"""
+    parts: list[bytes] = []
+    size = 0
+    position = None
+    with env.begin() as txn:
+        for key, value in islice(table.walk(txn, start), SLICE):
+            parts += (_SIZES.pack(len(key), len(value)), key, value)
+            size += len(value)
+            if len(parts) == 3 * SLICE or size > SLICE_BYTES:
+                position = key + b"\x00"
+                break
+    return len(parts) // 3, b"".join(parts), position
 
 
 def _end_of(file: BinaryIO) -> _End:
@@ -289,16 +295,6 @@ def _records(file: BinaryIO, place: int) -> Iterator[tuple[bytes, bytes]]:
         key_size, value_size = _SIZES.unpack(file.read(_SIZES.size))
         yield file.read(key_size), file.read(value_size)
         at += _SIZES.size + key_size + value_size
-
-
-def _shifted(value: bytes, seconds: float, is_sliding: bool) -> bytes:
-    """An account on another clock. Of `gcra` the first float is a time, and the last, when the account expires."""
-    account = array("d", value)
-    if is_sliding:
-        return array("d", [time + seconds for time in account]).tobytes()
-    account[0] += seconds
-    account[-1] += seconds
-    return account.tobytes()
 
 
 def _sync_directory(path: Path) -> None:

@@ -16,46 +16,51 @@ writes by system calls, to a file of any size.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import lmdb
 
-from proxy.limits.instance import PAGE_BYTES, file_system, prepare_lock_file
+from proxy.limits.instance import PAGE_BYTES, ReservedFile, file_system, prepare_lock_file
+from proxy.limits.store import Clock
 
 FIRST_BYTES: Final = 1024 * 1024
 """Room for some ten thousand subjects."""
 MOST_STEP_BYTES: Final = 16 * 1024 * 1024
 """Giving a file so much takes some 10 ms, in which nobody is served whose account needs a new page."""
+AGAIN_S: Final = 0.1
+"""Between two attempts to make the file larger, where the file system has no room."""
+T = TypeVar("T")
 
 
 class TableFile:
     """An lmdb environment in a directory, of up to ``max_bytes``, that may grow while it is open.
 
-    Growing ends all transactions of this process: it is for the thread that writes, between two of them. Raises
-    OSError and lmdb.Error.
+    Growing ends all transactions of this process: it is for the thread that writes, between two of them. If it
+    ``is_broken``, because it could not be mapped so, it has to be opened anew. Raises OSError and lmdb.Error.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, clock: Clock, max_bytes: int) -> None:
         prepare_lock_file(path)
+        self._clock = clock
+        self._no_room: OSError | None = None
+        self._again_at = 0.0
+        self.is_broken = False
         self._max_bytes = max_bytes // PAGE_BYTES * PAGE_BYTES
         self._is_mapped = file_system(path) == "tmpfs"
-        self._file = os.open(path / "data.mdb", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._file = ReservedFile(path / "data.mdb")
         try:
-            with self._alone():
+            with self._file.alone():
                 self.env = self._open(path)
         except BaseException:
-            os.close(self._file)
+            self._file.close()
             raise
 
     def _open(self, path: Path) -> lmdb.Environment:
         size = self._max_bytes
         if self._is_mapped:
-            size = max(os.fstat(self._file).st_size, min(FIRST_BYTES, size))
+            size = max(self._file.size, min(FIRST_BYTES, size))
         env = lmdb.open(
             str(path),
             map_size=size,
@@ -70,62 +75,73 @@ class TableFile:
         self._size = size
         if self._is_mapped:
             try:
-                self._reserve(size)
+                self._file.reserve(size)
             except BaseException:
                 env.close()
                 raise
         return env
 
-    def grow(self, most_bytes: int = MOST_STEP_BYTES) -> bool:
-        """Map what another process has made of the file, or else make it twice as large, by ``most_bytes`` at most.
+    def tried(self, work: Callable[[], T], most_bytes: int = MOST_STEP_BYTES) -> T:
+        """Do something with the table, however large it has to be; it grows by ``most_bytes`` at a time at most."""
+        has_looked = False
+        while True:
+            try:
+                return work()
+            except lmdb.MapResizedError:
+                self.adopt()
+            except lmdb.MapFullError:
+                if has_looked:
+                    if not self._grow(most_bytes):
+                        raise
+                else:
+                    # A process killed while it read keeps what it saw from being used again, until somebody looks.
+                    self.env.reader_check()
+                    has_looked = True
 
-        False if it is as large as it may be.
-        """
+    def _grow(self, most_bytes: int) -> bool:
+        """Map what another process made of the file, or make it larger; False if it is as large as it may be."""
         if not self._is_mapped or self._size >= self._max_bytes:
             return False
-        with self._alone():
-            size = os.fstat(self._file).st_size
-            if size <= self._size:
-                size = min(self._size + min(self._size, most_bytes), self._max_bytes)
-            self._map(size)
+        now = self._clock()
+        if self._no_room is not None and now < self._again_at:
+            raise self._no_room
+        try:
+            with self._file.alone():
+                size = self._file.size
+                if size <= self._size:
+                    size = min(self._size + min(self._size, most_bytes), self._max_bytes)
+                self._map(size)
+        except OSError as error:
+            self._no_room = OSError(error.errno, error.strerror)
+            self._again_at = now + AGAIN_S
+            raise
         return True
 
     def adopt(self) -> None:
         """Map the file as large as another process has made it."""
-        with self._alone():
-            self._map(os.fstat(self._file).st_size if self._is_mapped else 0)
+        with self._file.alone():
+            self._map(self._file.size if self._is_mapped else 0)
 
     @property
     def is_behind(self) -> bool:
         """Whether another process has made it larger."""
-        return self._is_mapped and os.fstat(self._file).st_size > self._size
+        return self._is_mapped and self._file.size > self._size
 
     def _map(self, size: int) -> None:
         if self._is_mapped:
-            self._reserve(size)
-        self.env.set_mapsize(size)
+            self._file.reserve(size)
+        try:
+            self.env.set_mapsize(size)
+        except lmdb.Error:
+            self.is_broken = True
+            raise
         self._size = size
 
-    def _reserve(self, size: int) -> None:
-        """Give the file its memory up to a size. Where there is too little, it is as it was."""
-        status = os.fstat(self._file)
-        # Whoever was killed between opening a new file and this has left it without; nobody else had it mapped.
-        start = status.st_size if status.st_blocks * 512 >= status.st_size else 0
-        if start < size:
-            os.posix_fallocate(self._file, start, size - start)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else maps the file meanwhile."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+    def forsake(self) -> None:
+        """In a forked child: have no part in the lock on the file, which its parent may die with."""
+        self._file.close()
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()

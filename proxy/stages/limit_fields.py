@@ -7,7 +7,7 @@ from math import ceil
 from proxy.core.headers import Field, Headers, field
 from proxy.core.rate import Decision, Rule
 
-_VALUE = slice(len(b"RateLimit: "), -len(b"\r\n"))
+_RATE_LIMIT = b"RateLimit: %b\r\n"
 _REMAINING = b"x-ratelimit-remaining-requests"
 _REQUESTS = (b"x-ratelimit-limit-requests", _REMAINING, b"x-ratelimit-reset-requests")
 
@@ -26,7 +26,7 @@ class LimitFields:
         policies = [f'"{label}";q={window.limit};w={window.seconds}' for label, window in items]
         self.policy = field(b"RateLimit-Policy", ", ".join(policies).encode("ascii"))
         told = ", ".join([f'"{label}";r=%d;t=%d' for label, _ in items])
-        self._template = f"RateLimit: {told}\r\n".encode("ascii")
+        self._template = told.encode("ascii")
 
     def remaining(self, decision: Decision, elapsed_s: float) -> Field:
         """What each window has left, and in how many seconds more of it comes back.
@@ -35,10 +35,9 @@ class LimitFields:
         """
         values: list[int] = []
         for _, left, reset_s in decision.left:
-            values.append(left)
-            values.append(ceil(reset_s - elapsed_s) if reset_s > elapsed_s else 0)
-        line = self._template % tuple(values)
-        return (b"ratelimit", line, line[_VALUE])
+            values += (left, ceil(reset_s - elapsed_s) if reset_s > elapsed_s else 0)
+        value = self._template % tuple(values)
+        return (b"ratelimit", _RATE_LIMIT % value, value)
 
 
 def add_request_fields(headers: Headers, decision: Decision) -> None:

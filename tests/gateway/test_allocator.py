@@ -15,7 +15,8 @@ _ASK = """
 import ctypes
 from proxy.gateway.allocator import LARGE_BYTES, map_large_blocks
 class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 c = ctypes.CDLL(None)
 c.mallinfo2.restype = Info
 c.malloc.restype = ctypes.c_void_p

@@ -9,7 +9,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import lmdb
 import pytest
@@ -21,6 +21,7 @@ from proxy.limits.instance import Instance, open_instance
 from proxy.limits.shared import SharedStore
 from proxy.limits.store import LimitStore, StoreError
 from proxy.limits.table import Space
+from proxy.limits.table_file import AGAIN_S
 from proxy.limits.verdict import weigh
 from tests.limits.contract import CappedStoreContract, LimitStoreContract, rule
 from tests.limits.forked import Child, run_apart
@@ -78,8 +79,10 @@ class TestOpening:
         assert status.st_blocks * 512 >= status.st_size > 0
         assert store.env.info()["max_readers"] > 400
 
-    def test_nothing_is_written_through_a_map(self, store: SharedStore) -> None:
-        assert not store.env.flags()["writemap"]
+    def test_its_file_has_its_memory_before_it_is_written_through_a_map(self, store: SharedStore, path: Path) -> None:
+        assert store.env.flags()["writemap"]
+        status = (path / "data.mdb").stat()
+        assert status.st_blocks * 512 >= status.st_size == store.env.info()["map_size"]
 
     def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be opened"):
@@ -305,6 +308,7 @@ class TestFullTable:
             assert len(store) == 1 + admitted
             known = store.standing(Claim(asked, "a")).is_known
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            sleep(AGAIN_S)
             return admitted, errors, known, admit(store, asked, "when there is room")
 
         admitted, errors, known, again = eval(run_apart(child))

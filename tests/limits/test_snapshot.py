@@ -18,7 +18,8 @@ from proxy.core.sliding import SLIDING
 from proxy.limits import snapshot
 from proxy.limits.instance import open_instance
 from proxy.limits.shared import SharedStore
-from proxy.limits.snapshot import DUTY, Saver, Snapshot, SnapshotError, Stamp
+from proxy.limits.snapshot import DUTY, Saver, Snapshot, SnapshotError
+from proxy.limits.stamp import Stamp
 from proxy.limits.store import StoreError
 from tests.limits.contract import BOTH, rule
 from tests.support.clock import FakeClock

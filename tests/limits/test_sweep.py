@@ -144,13 +144,17 @@ def test_bytes_crowd_it_as_subjects_do(store: SharedStore, clock: FakeClock) -> 
         for _ in range(10_000 if n == 0 else 0):
             store.acquire((Claim(large, "s0"),))
     # A ring of 80 KB each, copied as it lies there: making them by requests would take a minute.
-    with store.env.begin(write=True) as txn:
-        space = store._space(large)
-        value = txn.get(space.key("s0"))
-        assert value is not None
-        for n in range(1, 110):
-            txn.put(space.key(f"s{n}"), value)
-        space.add(txn, 109)
+    space = store._space(large)
+
+    def copy() -> None:
+        with store.env.begin(write=True) as txn:
+            value = txn.get(space.key("s0"))
+            assert value is not None
+            for n in range(1, 110):
+                txn.put(space.key(f"s{n}"), value)
+            space.add(txn, 109)
+
+    store._done(copy)
     assert store.sweep() == sweep.BUSY_S
 
 

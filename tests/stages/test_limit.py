@@ -220,6 +220,20 @@ class TestVerdicts:
         stage = make(None, StubStore(Decision(False, wait_s, CLAIM, HOUR)), hour=1)
         assert retry_of(ask(stage)) == (seconds, milliseconds)
 
+    def test_each_refusal_is_told_its_own_wait(self) -> None:
+        clock = FakeClock()
+        stage = make(clock, hour=1, limits={"other": {"by": "path", "hour": 1}})
+        assert ask(stage) is None
+        found = []
+        for target in (b"/v1/a", b"/v1/a", b"/v1/b"):
+            clock.advance(0.75)
+            found.append(ask(stage, make_exchange(target=target)))
+        assert [retry_of(reply) for reply in found] == [(3600, 3_599_250), (3599, 3_598_500), (3598, 3_597_750)]
+        for reply in found:
+            assert reply is not None
+            assert reply.sentences[-1].params["count"] == retry_of(reply)[0]
+            assert headers_in(reply)["X-Sluice-Limit"] == "limit.hour"
+
     @pytest.mark.parametrize(
         ("wait_s", "told"), [(1.0, None), (119.9, None), (120.0, None), (120.001, "false"), (3599.5, "false")]
     )
