@@ -25,7 +25,8 @@ Verdict = Reply | Literal["body wanted"] | None
 """None = every stage was passed; BODY_WANTED = put the body into the exchange, then proceed again."""
 
 _Hook = Callable[[Exchange], Outcome]
-_Step = tuple[int, _Hook, Callable[[Exchange], bool] | None]
+_Step = tuple[int, int, _Hook, Callable[[Exchange], bool] | None]
+"""(its own index, its stage's, the hook, whether that wants the body)"""
 
 EXCHANGE_FIELDS = frozenset({"client_ip", "peer_ip", "headers", "method", "target", "route"})
 """What every exchange has before the first stage runs."""
@@ -84,7 +85,7 @@ class Chain:
         self.names = tuple(stage.name for stage in active)
         self._length = len(active)
         self._all_passed = tuple((name, "pass") for name in self.names)
-        self._steps = tuple(_steps(active))
+        self._steps: tuple[_Step, ...] = tuple((index, *step) for index, step in enumerate(_steps(active)))
         backwards = list(enumerate(active))[::-1]
         # A stage in shadow changes nothing the client can see, so its response hooks do not run.
         enforcing = [(n, s) for n, s in backwards if s.mode is Mode.ENFORCE]
@@ -102,27 +103,25 @@ class Chain:
         again with ``exchange.body`` set.
         """
         steps = self._steps
-        index = exchange.step
-        while index < len(steps):
-            position, hook, wants_body = steps[index]
+        if exchange.step:
+            steps = steps[exchange.step :]
+        for index, position, hook, wants_body in steps:
             exchange.entered = position
             if wants_body is not None:
                 if not wants_body(exchange):
-                    index += 1
                     continue
                 if exchange.body is None:
                     exchange.step = index
                     return BODY_WANTED
             outcome = hook(exchange)
-            index += 1
             if outcome is None:
                 continue
             if type(outcome) is Reply:
                 exchange.reply = outcome
                 return outcome
-            exchange.step = index
+            exchange.step = index + 1
             return self._wait(exchange, outcome)
-        exchange.step = index
+        exchange.step = len(self._steps)
         exchange.entered = self._length
         return None
 
@@ -190,7 +189,7 @@ def _overrides(stage: Stage, hook: str) -> bool:
     return getattr(type(stage), hook) is not getattr(Stage, hook)
 
 
-def _steps(active: Sequence[Stage]) -> Iterable[_Step]:
+def _steps(active: Sequence[Stage]) -> Iterable[tuple[int, _Hook, Callable[[Exchange], bool] | None]]:
     for position, stage in enumerate(active):
         if _overrides(stage, "on_request_headers"):
             yield position, _seen(stage, stage.on_request_headers), None

@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from itertools import repeat
 
-from proxy.core.rate import Remaining, Rule, Window
+from proxy.core.rate import Remaining, Rule, Window, make
 
 
 class Gcra:
@@ -108,7 +108,7 @@ def _remaining(held: float, window: Window, limit: float, seconds: float, burst:
     if now + reset_s <= now:
         room += 1
         reset_s += seconds / limit
-    return Remaining(window, room, reset_s) if room < burst else Remaining(window, int(burst), 0.0)
+    return make(Remaining, (window, room, reset_s) if room < burst else (window, int(burst), 0.0))
 
 
 GCRA = Gcra()

@@ -11,6 +11,12 @@ from __future__ import annotations
 from array import array
 from typing import Literal, NamedTuple, Protocol
 
+make = tuple.__new__
+"""Makes a NamedTuple, as in ``make(Remaining, (window, 3, 0.5))``, where several are made for each request.
+
+Their own constructors are functions of Python, which take four times as long.
+"""
+
 OnStoreError = Literal["deny", "allow", "local"]
 """What becomes of a claim while its store cannot be asked."""
 

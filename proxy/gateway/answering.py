@@ -16,7 +16,7 @@ from proxy.core.messages import INTERNAL_ERROR
 from proxy.core.reply import SERVER_ERROR, Reply
 from proxy.gateway.downstream import Downstream
 from proxy.gateway.envelope import refusal_of
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_LENGTH
 from proxy.wire.gate import RequestError, RequestHead, check_request
 from proxy.wire.headers import lines_of
 from proxy.wire.server import HeadTaker
@@ -154,7 +154,7 @@ class AnsweringDelegate(HeadTaker):
             log.exception("exchange %s: a stage failed on our own answer", exchange.request_id)
         downstream = self._downstream
         sent = b"" if exchange.method == "HEAD" else body
-        downstream.start(status, REASONS.get(status, "Error").encode(), headers, Framing.LENGTH, sent)
+        downstream.start(status, REASONS.get(status, "Error").encode(), headers, BY_LENGTH, sent)
         exchange.bytes_out = len(sent)
         downstream.finish()
         self._complete()

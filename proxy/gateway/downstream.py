@@ -16,7 +16,7 @@ from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 
 from proxy.core.headers import Headers
 from proxy.wire.connection import Connection, set_reset_on_close
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_CLOSE, Framing
 
 
 class Downstream(Protocol):
@@ -109,7 +109,7 @@ class StockDownstream:
         """Write the head; Tornado frames the body by its Content-Length, else in chunks."""
         assert not splice
         self.started = True
-        self._ends_by_close = framing is Framing.CLOSE
+        self._ends_by_close = framing is BY_CLOSE
         lines = HTTPHeaders()
         for name, value in headers.pairs():
             lines.add(name, value)

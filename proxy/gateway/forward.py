@@ -11,7 +11,7 @@ from asyncio import Future
 from typing import Protocol
 
 from proxy.core.errors import ProtocolError, UpstreamError
-from proxy.core.exchange import Exchange, UpstreamSent
+from proxy.core.exchange import MAYBE_SENT, NOT_SENT, SENT, Exchange
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseHead
 from proxy.wire.pool import Pool
@@ -120,13 +120,13 @@ class Forward:
             # Dialling, or failed: then nobody will ever ask for it.
             self._queue += data
             return self._waiting
-        if self._exchange.upstream_sent is UpstreamSent.NO:
+        if self._exchange.upstream_sent is NOT_SENT:
             if connection.is_closing:
                 self._queue += data
                 connection.abandon()
                 self.on_upstream_error(ProtocolError("the connection ended before the request was sent"))
                 return self._waiting
-            self._exchange.upstream_sent = UpstreamSent.UNKNOWN
+            self._exchange.upstream_sent = MAYBE_SENT
         writable = connection.write(data)
         return None if writable.done() else writable
 
@@ -182,20 +182,20 @@ class Forward:
 
     def on_upstream_informational(self, head: ResponseHead) -> None:
         """Pass it on, and note that the upstream has the request."""
-        self._exchange.upstream_sent = UpstreamSent.YES
+        self._exchange.upstream_sent = SENT
         if self._taker is not None:
             self._taker.on_answer_informational(head)
 
     def on_upstream_switch(self, head: ResponseHead, connection: UpstreamConnection, data: bytes) -> None:
         """Give the connection away; from here on this object has nothing to do with it."""
-        self._exchange.upstream_sent = UpstreamSent.YES
+        self._exchange.upstream_sent = SENT
         if self._taker is not None:
             self._taker.on_answer_switch(head, connection, data)
             self._connection = self._taker = None
 
     def on_upstream_headers(self, head: ResponseHead) -> bool:
         """Pass the head on, and note that the upstream has the request."""
-        self._exchange.upstream_sent = UpstreamSent.YES
+        self._exchange.upstream_sent = SENT
         taker = self._taker
         return taker is not None and taker.on_answer_headers(head)
 
@@ -211,7 +211,7 @@ class Forward:
     def on_upstream_error(self, error: UpstreamError) -> None:
         """Dial anew if nothing was written to a connection from the pool, else pass the failure on."""
         was_connected, self._connection = self._connection is not None, None
-        if was_connected and not self._is_retry and self._exchange.upstream_sent is UpstreamSent.NO:
+        if was_connected and not self._is_retry and self._exchange.upstream_sent is NOT_SENT:
             self._is_retry = True
             self._dial_one()
             return

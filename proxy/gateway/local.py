@@ -12,7 +12,7 @@ from proxy.core.messages import NOT_FOUND
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
 from proxy.gateway.downstream import Downstream
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_LENGTH
 
 _SHOWN_PATH = 200
 _TEXT = field(b"Content-Type", b"text/plain; charset=utf-8")
@@ -46,6 +46,6 @@ class HealthDelegate(HTTPMessageDelegate):
         status, reason = (200, b"OK") if self._ok else (503, b"Service Unavailable")
         is_head = isinstance(start_line, RequestStartLine) and start_line.method == "HEAD"
         lines = Headers([_TEXT, _NO_STORE, length])
-        self._downstream.start(status, reason, lines, Framing.LENGTH, b"" if is_head else body)
+        self._downstream.start(status, reason, lines, BY_LENGTH, b"" if is_head else body)
         self._downstream.finish()
         return None

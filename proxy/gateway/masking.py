@@ -22,7 +22,7 @@ from proxy.core.messages import UPSTREAM_FORBIDDEN, UPSTREAM_REFUSED_KEY
 from proxy.core.reply import INVALID_REQUEST, PERMISSION, Reply
 from proxy.gateway.forward import AnswerTaker
 from proxy.wire.client import UpstreamConnection
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_CHUNKS, BY_LENGTH, NO_BODY
 from proxy.wire.gate import ResponseError, ResponseHead
 
 MAX_UNPACKED_BYTES = 1_048_576
@@ -42,7 +42,7 @@ def may_tell_key(exchange: Exchange, status: int) -> bool:
 
 def sealed(head: ResponseHead) -> Reply | None:
     """What to answer in the place of a refusal whose body cannot be looked into; None for all other answers."""
-    if head.status not in (401, 403) or head.framing is Framing.NONE or _coding(head) in (b"", *_ZIPPED):
+    if head.status not in (401, 403) or head.framing is NO_BODY or _coding(head) in (b"", *_ZIPPED):
         return None
     kept = tuple(line for line in head.headers.fields if line[0] == b"x-request-id")
     if head.status == 401:
@@ -67,11 +67,11 @@ def masked(taker: AnswerTaker, exchange: Exchange, head: ResponseHead) -> Answer
     head.headers, head.crossing = Headers(lines), None
     head.reason = head.reason.replace(key, mask)
     unpack = None
-    if head.framing is not Framing.NONE and _coding(head) in _ZIPPED:
+    if head.framing is not NO_BODY and _coding(head) in _ZIPPED:
         unpack = _Unpacker()
         head.headers = Headers([line for line in lines if line[0] not in _OF_PACKED_BODY])
-        if head.framing is Framing.LENGTH:
-            head.framing = Framing.CHUNKED
+        if head.framing is BY_LENGTH:
+            head.framing = BY_CHUNKS
     return MaskedAnswer(taker, KeyMask(key), lambda: exchange.completed, unpack)
 
 

@@ -13,7 +13,7 @@ from proxy.gateway.heartbeat import COMMENT, Heartbeat, LateAnswer
 from proxy.gateway.masking import masked, may_tell_key, sealed
 from proxy.gateway.websocket import UPGRADE, accepted_fields
 from proxy.wire.client import UpstreamConnection
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_CHUNKS, BY_CLOSE, BY_LENGTH, NO_BODY
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.tunnel import Tunnel
 
@@ -39,9 +39,9 @@ class ApiDelegate(ForwardingDelegate):
         framing = b""
         if body is not None:
             framing = b"Content-Length: %d\r\n" % len(body)
-        elif came is Framing.LENGTH:
+        elif came is BY_LENGTH:
             framing = b"Content-Length: %d\r\n" % self._head.content_length
-        elif came is Framing.CHUNKED:
+        elif came is BY_CHUNKS:
             chunked = True
             framing = b"Transfer-Encoding: chunked\r\n"
         if self._downstream.wants_websocket:
@@ -94,16 +94,16 @@ class ApiDelegate(ForwardingDelegate):
             self._crash()
             return False
         framing = head.framing
-        if framing is not Framing.NONE and head.may_be_events and is_event_stream(head.headers):
+        if framing is not NO_BODY and head.may_be_events and is_event_stream(head.headers):
             self._watch(head)
-        if self._chain.changes_chunks and framing is not Framing.NONE:
+        if self._chain.changes_chunks and framing is not NO_BODY:
             headers.remove(b"content-length")
-            framing = Framing.CLOSE
-        self._splices = downstream.can_splice and not hides_key and framing in (Framing.LENGTH, Framing.CHUNKED)
-        if framing is Framing.CHUNKED and self._is_http10:
+            framing = BY_CLOSE
+        self._splices = downstream.can_splice and not hides_key and framing in (BY_LENGTH, BY_CHUNKS)
+        if framing is BY_CHUNKS and self._is_http10:
             self._splices = False
-        if not self._splices and framing in (Framing.CLOSE, Framing.CHUNKED):
-            framing = Framing.CLOSE if self._is_http10 else Framing.CHUNKED
+        if not self._splices and framing in (BY_CLOSE, BY_CHUNKS):
+            framing = BY_CLOSE if self._is_http10 else BY_CHUNKS
         try:
             downstream.start(
                 head.status,
@@ -167,8 +167,8 @@ class ApiDelegate(ForwardingDelegate):
         """Follow the events of this answer."""
         head.events = self._events = EventWatch()
         # An announced length leaves no room for anything of ours.
-        self._events.is_between_chunks = head.framing is not Framing.LENGTH
-        self._ends_by_close = head.framing is Framing.CLOSE
+        self._events.is_between_chunks = head.framing is not BY_LENGTH
+        self._ends_by_close = head.framing is BY_CLOSE
 
     def _may_end(self, events: EventWatch) -> bool:
         """Whether the stream can be whole; False if its end cannot be told from a broken connection."""
@@ -237,7 +237,7 @@ class ApiDelegate(ForwardingDelegate):
         except Exception:
             self._crash()
             return
-        self._downstream.start(200, b"OK", exchange.response_headers, Framing.CHUNKED)
+        self._downstream.start(200, b"OK", exchange.response_headers, BY_CHUNKS)
         self._is_begun = True
 
     def _take_late(self, head: ResponseHead) -> bool:

@@ -36,7 +36,7 @@ from proxy.gateway.limit_store import open_store
 from proxy.gateway.local import HealthDelegate, NowhereDelegate
 from proxy.gateway.openai_api import ApiDelegate
 from proxy.gateway.overload import BusyDelegate
-from proxy.gateway.routes import Destination, Routes, speaks_openai
+from proxy.gateway.routes import TO_API, Destination, Routes, speaks_openai
 from proxy.gateway.simple_chat import ChatDelegate
 from proxy.limits.store import Clock, LimitStore
 from proxy.stages import Services, build
@@ -106,8 +106,8 @@ class DataPlane(HTTPServerConnectionDelegate):
     def delegate_for(self, target: bytes, downstream: Downstream, *, has_room: bool = True) -> HTTPMessageDelegate:
         """The delegate for a target: the chain's, or a local answer; without room the chain's is a refusal."""
         destination = self._routes.destination(target)
-        if destination is Destination.API or destination is Destination.CHAT:
-            is_api = destination is Destination.API
+        is_api = destination is TO_API
+        if is_api or destination is Destination.CHAT:
             if self._in_flight >= self._room or not has_room:
                 return BusyDelegate(self, downstream, Route.API if is_api else Route.CHAT)
             return ApiDelegate(self, downstream) if is_api else ChatDelegate(self, downstream)

@@ -15,6 +15,10 @@ class Destination(Enum):
     NOWHERE = "nowhere"
 
 
+# A name of its own: see `proxy.wire.framing`.
+TO_API = Destination.API
+
+
 class Routes:
     """The routing table: ``/v1``, the simple chat contract's path, and health.
 
@@ -29,7 +33,7 @@ class Routes:
     def destination(self, target: bytes) -> Destination:
         """Where a target (path and query) leads."""
         if target.startswith(b"/v1/"):
-            return Destination.API
+            return TO_API
         return self._exact.get(target.partition(b"?")[0], Destination.NOWHERE)
 
 

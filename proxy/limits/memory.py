@@ -11,7 +11,7 @@ from array import array
 from collections import OrderedDict
 
 from proxy.core.figure import Figure
-from proxy.core.rate import Claim, Claims, Decision, Remaining, Rule, Window
+from proxy.core.rate import Claim, Claims, Decision, Remaining, Rule, Window, make
 from proxy.limits.store import MOST_TAKEN, Clock, Standing
 
 
@@ -48,7 +48,7 @@ class MemoryStore:
         left = algorithm.admit(account, rule, now)
         if left is not None:
             table.accounts.move_to_end(subject)
-            return Decision(True, 0.0, None, None, left, now)
+            return make(Decision, (True, 0.0, None, None, left, now, False, False, False))
         wait, window = algorithm.wait(account, rule, now)
         return Decision(False, wait, claim, window, algorithm.remaining(account, rule, now), now)
 

@@ -23,7 +23,7 @@ from weakref import WeakSet
 import lmdb
 
 from proxy.core.figure import Figure
-from proxy.core.rate import Claim, Claims, Decision, Rule
+from proxy.core.rate import Claim, Claims, Decision, Rule, make
 from proxy.limits import table
 from proxy.limits.store import Clock, Standing, StoreError
 from proxy.limits.sweep import Sweep
@@ -139,7 +139,7 @@ class SharedStore:
                 account.append(now + space.longest_s)
                 txn.put(key, account)
         if left is not None:
-            return Decision(True, 0.0, None, None, left, now)
+            return make(Decision, (True, 0.0, None, None, left, now, False, False, False))
         self._expects_refusal = True
         wait, window = algorithm.wait(account, rule, now)
         return Decision(False, wait, claim, window, algorithm.remaining(account, rule, now), now)

@@ -8,7 +8,7 @@ from math import ceil
 
 from pydantic import Field, field_validator
 
-from proxy.core.exchange import Exchange, UpstreamSent
+from proxy.core.exchange import NOT_SENT, Exchange
 from proxy.core.figure import Figure
 from proxy.core.headers import Field as HeaderField
 from proxy.core.headers import field
@@ -23,7 +23,7 @@ from proxy.core.messages import (
     Message,
     Sentence,
 )
-from proxy.core.rate import Admission, Claim, Claims, Decision, Rule
+from proxy.core.rate import Admission, Claim, Claims, Decision, Rule, make
 from proxy.core.reply import RATE_LIMIT, SERVER_ERROR, Reply
 from proxy.core.stage import Outcome, Stage
 from proxy.stages.limit_fields import LimitFields, add_request_fields
@@ -37,7 +37,6 @@ _PER: dict[str, Message] = {
     "hour": LIMIT_PER_HOUR,
     "day": LIMIT_PER_DAY,
 }
-_NOT_SENT = UpstreamSent.NO
 _REMEMBERED_ADDRESSES = 16_384
 _REMEMBERED_FIELDS = 1000
 _PATIENCE_S = 120.0
@@ -118,7 +117,7 @@ class Limit(Stage):
         return tuple([claim for subjects in self._subjects for claim in subjects.claims_of_address(client_ip)])
 
     def _decided(self, exchange: Exchange, claims: Claims, decision: Decision) -> Reply | None:
-        admission = Admission(claims, decision)
+        admission = make(Admission, (claims, decision))
         if exchange.limited is None:
             exchange.limited = {self.name: admission}
         else:
@@ -169,7 +168,7 @@ class Limit(Stage):
 
     def on_complete(self, exchange: Exchange) -> None:
         """Give the units back if the request certainly was not sent upstream."""
-        if exchange.upstream_sent is _NOT_SENT and exchange.limited is not None:
+        if exchange.upstream_sent is NOT_SENT and exchange.limited is not None:
             admission = exchange.limited.get(self.name)
             if admission is not None:
                 self._give_back(*admission)

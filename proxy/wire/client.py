@@ -13,7 +13,15 @@ from proxy.core.errors import ProtocolError, ReadTimeout, UpstreamError
 from proxy.core.sse import EventWatch
 from proxy.wire.client_tls import ended_properly, forget_certificate, release_write_buffer
 from proxy.wire.connection import NEVER, Connection
-from proxy.wire.framing import BodyReader, ChunkedReader, CloseReader, Framing, FramingError, reader_for
+from proxy.wire.framing import (
+    BY_CLOSE,
+    BY_LENGTH,
+    BodyReader,
+    ChunkedReader,
+    CloseReader,
+    FramingError,
+    reader_for,
+)
 from proxy.wire.gate import ResponseError, ResponseHead
 from proxy.wire.head import ResponseParser, read_response_head
 from proxy.wire.receiver import Receiver
@@ -233,7 +241,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         if head.status < 200:
             return self._read_informational(head, rest)
         self._head = head
-        if len(rest) == head.content_length and head.framing is Framing.LENGTH and rest:
+        if len(rest) == head.content_length and head.framing is BY_LENGTH and rest:
             return self._read_at_once(head, rest)
         self._reader = reader_for(head.framing, head.content_length)
         self._splices = receiver.on_upstream_headers(head)
@@ -298,7 +306,7 @@ class UpstreamConnection(Connection, asyncio.BufferedProtocol):
         assert receiver is not None
         self.deadline_s = NEVER
         head = self._head
-        reusable = head is not None and head.keep_alive and head.framing is not Framing.CLOSE
+        reusable = head is not None and head.keep_alive and head.framing is not BY_CLOSE
         if self._request_ended and self._transport.get_write_buffer_size():
             # The answer did not wait for the whole request: what is left of it must not delay another one.
             self.abort()

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from proxy.core.headers import FORWARDING, NAMES_NOTHING, REPLACED_IN_RESPONSES, Headers
 from proxy.core.sse import EventWatch
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_CHUNKS, BY_CLOSE, BY_LENGTH, NO_BODY
 
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~-]{1,253})(?::([0-9]{1,5}))?\Z")
@@ -31,10 +31,10 @@ _TWINNED = FORWARDING | {
     b"transfer-encoding",
     b"upgrade",
 }
-_MEANS_SOMETHING = re.compile(
-    rb"\n(content-type|content-length|%b):" % b"|".join(sorted(REPLACED_IN_RESPONSES))
-).finditer
+_REPLACED = b"|".join(sorted(REPLACED_IN_RESPONSES))
+_MEANS_SOMETHING = re.compile(rb"\n(content-type|content-length|%b):([^\r\n]*)" % _REPLACED).findall
 """The lines of an answer that mean something to us, in lower case; all others only pass."""
+_DROPPED = re.compile(rb"^(?:%b):[^\n]*\n" % _REPLACED, re.IGNORECASE | re.MULTILINE).sub
 _JUDGED = frozenset(
     {b"authorization", b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
 )
@@ -75,7 +75,7 @@ class RequestHead:
         self.target = target
         self.version = version  # "1.0" or "1.1"
         self.headers = headers
-        self.framing = Framing.NONE
+        self.framing = NO_BODY
         self.content_length = 0
         self.keep_alive = version == "1.1"
         self.expects_continue = False
@@ -108,7 +108,7 @@ class ResponseHead:
         self.size = 0  # bytes of it on the wire
         self.body_follows = False  # the first bytes of its body came in the same segment
         self.events: EventWatch | None = None  # put here by whoever wants its body watched as a stream of events
-        self.framing = Framing.CLOSE
+        self.framing = BY_CLOSE
         self.content_length = 0
         self.may_be_events = False  # some Content-Type says so
         # The lines that may cross, as they stand on the wire; None where only `end_to_end` can tell.
@@ -141,19 +141,19 @@ def check_request(head: RequestHead) -> None:
                 raise RequestError(400, "there is more than one Host header")
             host = value
         elif lower == b"content-length":
-            if head.framing is not Framing.NONE:
+            if head.framing is not NO_BODY:
                 raise RequestError(400, "the body is framed twice")
             # A leading zero is octal to some, and must not go on as it came.
             if not _DECIMAL.match(value):
                 raise RequestError(400, "Content-Length is not a plain decimal number")
-            head.framing = Framing.LENGTH
+            head.framing = BY_LENGTH
             head.content_length = int(value)
         elif lower == b"transfer-encoding":
-            if head.framing is not Framing.NONE:
+            if head.framing is not NO_BODY:
                 raise RequestError(400, "the body is framed twice")
             if is_old or value.lower() != b"chunked":
                 raise RequestError(400, "the only Transfer-Encoding accepted is chunked, on HTTP/1.1")
-            head.framing = Framing.CHUNKED
+            head.framing = BY_CHUNKS
         elif lower == b"connection":
             closes = closes or _says(b"close", value)
             head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
@@ -179,7 +179,7 @@ def _may_switch(head: RequestHead) -> bool:
     return (
         head.method == "GET"
         and head.version == "1.1"
-        and head.framing is not Framing.CHUNKED
+        and head.framing is not BY_CHUNKS
         and head.content_length == 0
         and any(_says(b"upgrade", value) for value in head.headers.get_all(b"connection"))
         and len(head.headers.get_all(b"upgrade")) == len(head.headers.get_all(b"sec-websocket-key")) == 1
@@ -243,43 +243,37 @@ def check_response(head: ResponseHead, block: bytes) -> None:
         raise ResponseError("a status below 100")
     if head.reason != b"OK" and not _REASON.match(head.reason):
         raise ResponseError("a control character in the reason")
-    closes = names_others = False
-    crossing: list[bytes] = []
-    position = 0
-    for found in _MEANS_SOMETHING(b"\n" + block.lower()):
-        name = found[1]
-        # One byte was put in front.
-        start, end = found.start(), block.find(b"\n", found.end() - 1) + 1
-        value = block[found.end() - 1 : end].strip()
+    closes = names_others = drops = False
+    for name, came in _MEANS_SOMETHING(b"\n" + block.lower()):
+        value = came.strip()
         if name == b"content-type":
-            head.may_be_events = head.may_be_events or value[:17].lower() == b"text/event-stream"
+            head.may_be_events = head.may_be_events or value.startswith(b"text/event-stream")
             continue
         if name == b"content-length":
-            if head.framing is not Framing.CLOSE:
+            if head.framing is not BY_CLOSE:
                 raise ResponseError("the body is framed twice")
             if not value.isdigit() or len(value) > 18:
                 raise ResponseError("Content-Length is not a decimal number")
-            head.framing = Framing.LENGTH
+            head.framing = BY_LENGTH
             head.content_length = int(value)
             continue
+        drops = True
         if name == b"transfer-encoding":
-            if head.framing is not Framing.CLOSE:
+            if head.framing is not BY_CLOSE:
                 raise ResponseError("the body is framed twice")
-            if value.lower() != b"chunked":
+            if value != b"chunked":
                 raise ResponseError("a Transfer-Encoding other than chunked")
-            head.framing = Framing.CHUNKED
+            head.framing = BY_CHUNKS
         elif name == b"connection":
             closes = closes or _says(b"close", value)
             head.keep_alive = head.keep_alive or _says(b"keep-alive", value)
-            names_others = names_others or value.lower() not in NAMES_NOTHING
+            names_others = names_others or value not in NAMES_NOTHING
             # Whoever takes it at its word drops the length, and with it the end of the body.
             if len(value) > 13 and _says(b"content-length", value):
                 raise ResponseError("Connection names Content-Length")
-        crossing.append(block[position:start])
-        position = end
     head.keep_alive = head.keep_alive and not closes
     if not names_others:
-        head.crossing = b"".join([*crossing, block[position:]]) if crossing else block
+        head.crossing = _DROPPED(b"", block) if drops else block
 
 
 def _says(option: bytes, connection: bytes) -> bool:

@@ -18,7 +18,7 @@ from httptools import (
 )
 
 from proxy.core.headers import Field, Headers, taken_apart
-from proxy.wire.framing import Framing
+from proxy.wire.framing import NO_BODY
 from proxy.wire.gate import RequestError, RequestHead, ResponseError, ResponseHead, check_request, check_response
 
 MAX_FIELDS = 100
@@ -226,7 +226,7 @@ def _response_head(data: bytes, request_method: str) -> ResponseHead:
     head.size = len(data)
     check_response(head, block)
     if request_method == "HEAD" or status in _BODYLESS or status < 200:
-        head.framing = Framing.NONE
+        head.framing = NO_BODY
     return head
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tornado.httputil import HTTPMessageDelegate
 
-from proxy.wire.framing import BodyReader, Framing, reader_for
+from proxy.wire.framing import BY_CHUNKS, BY_LENGTH, NO_BODY, BodyReader, reader_for
 from proxy.wire.gate import RequestError, RequestHead
 
 DISCARD_AT_MOST = 262_144
@@ -34,7 +34,7 @@ class RequestBody:
     def __init__(self, timeout_s: float) -> None:
         self._usual_timeout_s = timeout_s
         self._reader: BodyReader | None = None
-        self._framing = Framing.NONE
+        self._framing = NO_BODY
         self._announced = 0
         self._received = 0
         self.has_ended = False
@@ -48,7 +48,7 @@ class RequestBody:
         self._framing = head.framing
         self._announced = head.content_length
         self._received = 0
-        self.has_ended = not (head.content_length or head.framing is Framing.CHUNKED)
+        self.has_ended = not (head.content_length or head.framing is BY_CHUNKS)
         self.is_asked_for = head.expects_continue
         self.max_bytes = 0
         self.timeout_s = self._usual_timeout_s
@@ -82,7 +82,7 @@ class RequestBody:
     @property
     def is_soon_over(self) -> bool:
         """Whether little enough is left that reading it costs less than another connection."""
-        return self._framing is Framing.LENGTH and self._announced - self._received <= DISCARD_AT_MOST
+        return self._framing is BY_LENGTH and self._announced - self._received <= DISCARD_AT_MOST
 
 
 class Nobody(HTTPMessageDelegate):

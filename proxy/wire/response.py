@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPOutputError, RequestStartLine, ResponseStartLine
 
 from proxy.core.headers import Field, Headers, encode
-from proxy.wire.framing import Framing
+from proxy.wire.framing import BY_CHUNKS, BY_CLOSE, BY_LENGTH, NO_BODY, Framing
 from proxy.wire.headers import lines_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ResponseWriter(HTTPConnection):
         self._finished = False
         self._forsaken = False
         self._corked = b""  # a head that waits for the first bytes of its body: one system call for both
-        self._framing = Framing.NONE
+        self._framing = NO_BODY
         self._remaining = -1  # bytes the announced Content-Length still owes; -1 = none was announced
         self._close_callback: Callable[[], None] | None = None
 
@@ -97,11 +97,11 @@ class ResponseWriter(HTTPConnection):
         assert isinstance(start_line, ResponseStartLine)
         lines = lines_of(headers)
         if _announces_length(lines):
-            framing = Framing.LENGTH
+            framing = BY_LENGTH
         elif self.head.version == "1.1":
-            framing = Framing.CHUNKED
+            framing = BY_CHUNKS
         else:
-            framing = Framing.CLOSE
+            framing = BY_CLOSE
         reason = start_line.reason.encode("latin-1")
         if _LINE_BREAKER.search(reason) or any(_LINE_BREAKER.search(line[:-2]) for _, line, _ in lines.fields):
             raise ValueError("a header holds a line feed, carriage return or NUL")
@@ -129,10 +129,10 @@ class ResponseWriter(HTTPConnection):
         if self._remaining > 0 and not self._connection.is_closing:
             self._connection.abort()
             raise HTTPOutputError(f"{self._remaining} bytes fewer were written than Content-Length announced")
-        tail = b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b""
+        tail = b"0\r\n\r\n" if self._framing is BY_CHUNKS else b""
         if tail or self._corked:
             self.splice(tail)
-        self._connection.response_finished(self, self._framing is Framing.CLOSE)
+        self._connection.response_finished(self, self._framing is BY_CLOSE)
 
     # the data plane's
 
@@ -155,16 +155,16 @@ class ResponseWriter(HTTPConnection):
             return self._connection.refused()
         self.started = True
         if self.head.method == "HEAD" or status in _BODYLESS or status < 200:
-            framing = Framing.NONE
+            framing = NO_BODY
             if status == 204 or status < 200:
                 headers = Headers([field for field in headers.fields if field[0] != b"content-length"])
         lines = [status_line(status, reason), headers.encode()]
-        if framing is Framing.CHUNKED:
+        if framing is BY_CHUNKS:
             lines.append(b"Transfer-Encoding: chunked\r\n")
-        elif framing is Framing.LENGTH and not splice:
+        elif framing is BY_LENGTH and not splice:
             self._remaining = int(headers.get(b"content-length") or 0)
-        self._framing = Framing.NONE if splice and framing is not Framing.CLOSE else framing
-        if framing is Framing.CLOSE or not self._connection.settle_persistence():
+        self._framing = NO_BODY if splice and framing is not BY_CLOSE else framing
+        if framing is BY_CLOSE or not self._connection.settle_persistence():
             lines.append(b"Connection: close\r\n")
         elif self.head.version == "1.0":
             lines.append(b"Connection: keep-alive\r\n")
@@ -206,7 +206,7 @@ class ResponseWriter(HTTPConnection):
     @property
     def ends_by_close(self) -> bool:
         """Whether the end of the connection would be taken for the end of what has begun."""
-        return self.started and not self._finished and self._framing is Framing.CLOSE
+        return self.started and not self._finished and self._framing is BY_CLOSE
 
     def abort(self) -> None:
         """Break the connection off so that the client cannot take what it has for the whole answer."""
@@ -234,9 +234,9 @@ class ResponseWriter(HTTPConnection):
             callback()
 
     def _framed(self, chunk: bytes) -> bytes:
-        if self._framing is Framing.CHUNKED:
+        if self._framing is BY_CHUNKS:
             return b"%x\r\n%b\r\n" % (len(chunk), chunk)
-        if self._framing is Framing.NONE:
+        if self._framing is NO_BODY:
             return b""
         if self._remaining >= 0:
             self._remaining -= len(chunk)

@@ -25,7 +25,7 @@ from proxy.wire.peer import PeerContext
 from proxy.wire.read_ahead import ReadAhead
 from proxy.wire.request_body import Nobody, RequestBody
 from proxy.wire.response import ResponseWriter, error_response
-from proxy.wire.state import BUSY, UNDER_WAY, State
+from proxy.wire.state import ANSWER, BODY, BUSY, CLOSED, FLUSH, HEAD, HELD, LINGER, TUNNEL, UNDER_WAY
 
 if TYPE_CHECKING:
     from proxy.wire.listener import Listener
@@ -73,7 +73,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         self._app = listener.app
         self.body = RequestBody(listener.timeouts.body_s)
         self.keeps_alive = True
-        self._state = State.HEAD
+        self._state = HEAD
         self._parser: RequestParser | None = None
         self._delegate: HTTPMessageDelegate | None = None
         self._writer: ResponseWriter | None = None
@@ -99,7 +99,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         """Take the next bytes."""
         if self._ahead.waiting or self._is_consuming:
             self._ahead.keep(data)
-        elif self._state is State.HEAD and len(data) > HEAD_SLICE:
+        elif self._state is HEAD and len(data) > HEAD_SLICE:
             self._ahead.keep(data)
             self._consume_ahead()
         else:
@@ -114,7 +114,7 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever still works on an answer."""
-        state, self._state = self._state, State.CLOSED
+        state, self._state = self._state, CLOSED
         self._listener.closed(self)
         self._ahead.close()
         self._hold.forget()
@@ -122,7 +122,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         delegate, writer = self._delegate, self._writer
         self._delegate = self._writer = None
         try:
-            if delegate is not None and state in (State.BODY, State.HELD):
+            if delegate is not None and state in (BODY, HELD):
                 delegate.on_connection_close()
             elif writer is not None:
                 writer.client_left()
@@ -139,7 +139,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         try:
             while data and not self._transport.is_closing():
                 state = self._state
-                if state is State.HEAD:
+                if state is HEAD:
                     if heads == HEADS_AT_ONCE:
                         self._ahead.put_back(data)
                         self.is_reading_on = True
@@ -147,7 +147,7 @@ class ServerConnection(Connection, asyncio.Protocol):
                         return
                     heads += 1
                     data = self._read_head(data)
-                elif state is State.BODY:
+                elif state is BODY:
                     data = self._read_body(data)
                 elif state in BUSY:
                     self._ahead.keep(data)
@@ -191,7 +191,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         """Hand a new request to a new delegate."""
         self.keeps_alive = head.keep_alive
         self.body.begin(head)
-        self._state = State.BODY
+        self._state = BODY
         self.deadline_s = self._loop.time() + self.body.timeout_s
         writer = self._writer = ResponseWriter(self, head)
         delegate = self._delegate = self._app.start_request(self, writer)
@@ -210,10 +210,10 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def _go_on(self) -> None:
         """The delegate is ready for what comes next: the body, or its end."""
-        if self._delegate is None or self._state is not State.BODY:
+        if self._delegate is None or self._state is not BODY:
             return
         if self.body.has_ended:
-            self._state = State.ANSWER
+            self._state = ANSWER
             self._watch_stall()
             self._delegate.finish()
         elif self._writer is not None:
@@ -231,7 +231,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         if not self.body.has_ended:
             self.deadline_s = self._loop.time() + self.body.timeout_s
         held = delegate.data_received(payload) if payload else None
-        if self._state is not State.BODY or self._delegate is not delegate:
+        if self._state is not BODY or self._delegate is not delegate:
             # The delegate has answered: what is left of the body is nobody's.
             return rest
         if held is not None and not (isinstance(held, Future) and held.done()):
@@ -243,15 +243,15 @@ class ServerConnection(Connection, asyncio.Protocol):
         return rest
 
     def _hold_for(self, held: Awaitable[None]) -> None:
-        self._state = State.HELD
+        self._state = HELD
         self._watch_stall()
         self._hold.wait(held)
 
     def _release(self) -> None:
         """The delegate has had its time."""
-        if self._state is not State.HELD:
+        if self._state is not HELD:
             return
-        self._state = State.BODY
+        self._state = BODY
         self.deadline_s = self._loop.time() + self.body.timeout_s
         try:
             self._go_on()
@@ -274,7 +274,7 @@ class ServerConnection(Connection, asyncio.Protocol):
             self._consume(self._take_ahead())
 
     def _take_ahead(self) -> bytes:
-        return self._ahead.take(HEAD_SLICE) if self._state is State.HEAD else self._ahead.take()
+        return self._ahead.take(HEAD_SLICE) if self._state is HEAD else self._ahead.take()
 
     # the writing half
 
@@ -282,7 +282,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         """Decide, while the head is written, whether the connection will outlive the response."""
         if not self._listener.keeps_connections or self._app is not self._listener.app:
             self.keeps_alive = False
-        if self._state in (State.BODY, State.HELD) and not self.body.has_ended:
+        if self._state in (BODY, HELD) and not self.body.has_ended:
             # A client that waits to be told to go on may send the body or not: the next bytes could be either.
             is_waiting = self._writer is None or self.body.is_asked_for
             self.keeps_alive = self.keeps_alive and self.body.is_soon_over and not is_waiting
@@ -290,21 +290,21 @@ class ServerConnection(Connection, asyncio.Protocol):
 
     def response_finished(self, writer: ResponseWriter, closes: bool) -> None:
         """The answer is whole: go round to the next request, or close."""
-        if writer is not self._writer or self._state is State.CLOSED:
+        if writer is not self._writer or self._state is CLOSED:
             return
         whole = self.body.has_ended
         self._hold.forget()
         self._delegate = self._writer = None
         if closes or not self.keeps_alive:
             if whole:
-                self._state = State.LINGER
+                self._state = LINGER
                 self.close()
             else:
                 self._linger()
         elif whole:
             self.next_request()
         else:
-            self._state = State.BODY
+            self._state = BODY
             self.body.max_bytes = 0
             self._delegate = Nobody(self.next_request)
             self.deadline_s = self._loop.time() + self.body.timeout_s
@@ -314,23 +314,23 @@ class ServerConnection(Connection, asyncio.Protocol):
     def next_request(self) -> None:
         """Wait for the next request on this connection, once the client has caught up with its answers."""
         if self._drained is not None:
-            self._state = State.FLUSH
+            self._state = FLUSH
             self._allow_stall()
             return
-        self._state = State.HEAD
+        self._state = HEAD
         self.deadline_s = self._loop.time() + self._listener.timeouts.keep_alive_s
         if self._listener.is_draining:
             self.close()
 
     def _linger(self) -> None:
-        self._state = State.LINGER
+        self._state = LINGER
         self._ahead.take()
         self._ahead.resume()
         Linger(self, self._listener.ticker)
 
     def hand_over(self) -> bytes:
         """The client's next protocol is not HTTP: leave the transport to whoever asked; what had come already."""
-        self._state = State.TUNNEL
+        self._state = TUNNEL
         self._delegate = self._writer = None
         data = self._ahead.take()
         self._ahead.resume()
@@ -347,7 +347,7 @@ class ServerConnection(Connection, asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
-        if self._state is State.FLUSH:
+        if self._state is FLUSH:
             self.next_request()
             if not self._is_consuming:
                 self._consume_ahead()
@@ -395,9 +395,7 @@ class ServerConnection(Connection, asyncio.Protocol):
         """Something took too long: an idle connection, a slow head, a slow body, a client that takes no answer."""
         if self.is_closing:
             self.abort()
-        elif (self._state is State.HEAD and self._parser is not None) or (
-            self._state is State.BODY and self._writer is not None
-        ):
+        elif (self._state is HEAD and self._parser is not None) or (self._state is BODY and self._writer is not None):
             self._refuse(RequestError(408, "the request did not arrive in time"))
         elif self._state in BUSY:
             before = self._unsent
@@ -427,7 +425,7 @@ class ServerConnection(Connection, asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
-        return self._state is State.HEAD and self._parser is None
+        return self._state is HEAD and self._parser is None
 
     @property
     def is_under_way(self) -> bool:

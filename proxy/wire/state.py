@@ -24,7 +24,9 @@ class State(Enum):
     CLOSED = "closed"
 
 
-BUSY = frozenset({State.HELD, State.ANSWER, State.FLUSH})
+# Names of their own: see `proxy.wire.framing`.
+HEAD, BODY, HELD, ANSWER, FLUSH, LINGER, TUNNEL, CLOSED = State
+BUSY = frozenset({HELD, ANSWER, FLUSH})
 """Where bytes that come have to wait."""
-UNDER_WAY = BUSY | {State.BODY, State.TUNNEL}
+UNDER_WAY = BUSY | {BODY, TUNNEL}
 """Where somebody would miss something if the connection were cut."""
