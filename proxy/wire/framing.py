@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol
 
 MAX_LINE = 4096
@@ -21,6 +22,10 @@ _SIZE_LINE = re.compile(
 )
 _SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?)?\r?)?\Z")
 _TRAILERS = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n" % _TOKEN)
+
+
+_LONGEST_PLAIN = 10
+"""Bytes of a size line that is remembered: of eight digits, without extensions."""
 
 
 class FramingError(ValueError):
@@ -99,6 +104,13 @@ def reader_for(framing: Framing, length: int) -> BodyReader | None:
     return LengthReader(length) if framing is BY_LENGTH and length else None
 
 
+@lru_cache(maxsize=1024)
+def _plain_size(line: bytes) -> int:
+    """The size in a chunk's line; a number that fits no chunk for 0, and for a line that is none."""
+    size = _SIZE_LINE.fullmatch(line)
+    return (size and int(size[1], 16)) or -MAX_LINE
+
+
 class ChunkedReader:
     """A body in chunks (RFC 9112 section 7.1), read strictly: CRLF only, plain hexadecimal sizes.
 
@@ -124,14 +136,10 @@ class ChunkedReader:
         """
         if self._remaining or self._line or self._in_trailers:
             return None
-        line = _SIZE_LINE.match(data)
-        if line is None:
+        start = data.find(b"\r") + 2
+        if not 3 <= start <= _LONGEST_PLAIN or start + _plain_size(data[:start]) + 2 != len(data):
             return None
-        start = line.end()
-        size = int(line[1], 16)
-        if not size or start + size + 2 != len(data) or start > MAX_LINE or not data.endswith(b"\r\n"):
-            return None
-        return data[start:-2]
+        return data[start:-2] if data.endswith(b"\r\n") else None
 
     def read(self, data: bytes, pieces: list[bytes] | None) -> int:
         """Take the next bytes; see the module's docstring. Raises FramingError."""

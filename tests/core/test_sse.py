@@ -162,3 +162,40 @@ def test_which_paths_promise_a_terminal_event() -> None:
     assert promises_terminal_event(b"/v1/chat/completions")
     assert promises_terminal_event(b"/v1/responses")
     assert not promises_terminal_event(b"/v1/audio/speech")
+
+
+TERMINAL_AFTER_USUAL = [
+    b"data: [DONE]\n\n",
+    b'data: {"error":{"message":"no"}}\n\n',
+    b'data: {"type":"response.completed","response":{}}\n\n',
+    b'event: response.failed\ndata: {"a":1}\n\n',
+    b'data: {"id":"chatcmpl-1","choices":[]}\n\ndata: [DONE]\n\n',
+    b'data: {"id":"chatcmpl-1","choices":[]}\r\rdata: [DONE]\n\n',
+    b'data: {"type":"response.output_text.delta","delta":"a"}\ndata: x\n\nevent: error\n\n',
+    b'data: {"type":"response.output_text.delta","delta":"a"}\revent: error\n\n',
+]
+
+
+@pytest.mark.parametrize(
+    "usual",
+    [
+        b'data: {"type":"response.output_text.delta","delta":"a"}\n\n',
+        b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"a"}\n\n',
+        b'data: {"id":"chatcmpl-1","choices":[]}\n\n',
+        b'data: {"a,b":1}\n\n',
+        b'data: {"type":"res,x":1}\n\n',
+        b'data: {"":"x","y":1}\n\n',
+        b'data: {"a":5,"b":1}\n\n',
+    ],
+)
+@pytest.mark.parametrize("terminal", TERMINAL_AFTER_USUAL)
+def test_what_is_usual_hides_no_terminal_event(usual: bytes, terminal: bytes) -> None:
+    watch = EventWatch()
+    for _ in range(3):
+        watch.feed(usual)
+        assert (watch.is_terminated, watch.is_between_events) == (False, True)
+    watch.feed(usual[:-1])
+    assert not watch.is_between_events
+    watch.feed(b"\n")
+    watch.feed(terminal)
+    assert watch.is_terminated
