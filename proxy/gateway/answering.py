@@ -19,7 +19,7 @@ from proxy.gateway.envelope import refusal_of
 from proxy.wire.framing import BY_LENGTH
 from proxy.wire.gate import RequestError, RequestHead, check_request
 from proxy.wire.headers import lines_of
-from proxy.wire.server import HeadTaker
+from proxy.wire.request_reader import HeadTaker
 
 if TYPE_CHECKING:
     from proxy.gateway.plane import DataPlane

@@ -42,7 +42,7 @@ PLANTED: list[tuple[str, str, Callable[..., Any], str]] = [
     ("request", "fuzz.targets.request._Delegate.finish", raises, "KeyError"),
     ("exchange", "proxy.core.headers.end_to_end", everything, "what goes upstream is not HTTP"),
     ("exchange", "proxy.gateway.plane.DataPlane.close_exchange", raises, "KeyError"),
-    ("answer", "proxy.wire.client.reader_for", lambda framing, length: CloseReader(), "h11 "),
+    ("answer", "proxy.wire.answer_reader.reader_for", lambda framing, length: CloseReader(), "h11 "),
     ("answer", "fuzz.targets.answer.Taken.on_upstream_end", lambda taken: None, "neither an end nor an error"),
     ("address", "fuzz.targets.address.parse_address", ipaddress.ip_address, "an address is"),
     ("address", "fuzz.targets.address.client_address", lambda peer, hops, trusted: "127.0.0.1", "the walk ends"),

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.core.errors import ProtocolError, ReadTimeout
 from proxy.core.origin import Origin
-from proxy.wire.client import MAX_INFORMATIONAL, UpstreamConnection
+from proxy.wire.answer_reader import MAX_INFORMATIONAL
+from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseHead
 from proxy.wire.pool import Pool, UpstreamTimeouts
 from proxy.wire.ticker import Ticker
