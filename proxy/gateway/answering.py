@@ -35,13 +35,13 @@ class AnsweringDelegate(HeadTaker):
 
     route = Route.API
     exchange: Exchange
-    _answered = False  # an answer of ours is out, or the exchange is over
     _is_http10 = False
 
     def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
         self._plane = plane
         self._chain = plane.chain
         self._downstream = downstream
+        self._answered = False  # an answer of ours is out, or the exchange is over
 
     # begin
 

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 class ForwardingDelegate(AnsweringDelegate, ABC):
     """An exchange that passes the chain and, if it may, goes upstream."""
 
-    _forward: Forward | None = None
     _task: asyncio.Task[None] | None = None
-    _held: list[bytes] | None = None  # the body's pieces, while it is being held
-    _heartbeat: Heartbeat | None = None
+
+    def __init__(self, plane: DataPlane, downstream: Downstream) -> None:
+        super().__init__(plane, downstream)
+        self._forward: Forward | None = None
+        self._held: list[bytes] | None = None  # the body's pieces, while it is being held
+        self._heartbeat: Heartbeat | None = None
 
     # request in
 
