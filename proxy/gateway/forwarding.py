@@ -16,13 +16,14 @@ from proxy.core.errors import UpstreamError
 from proxy.core.messages import BODY_TOO_LARGE
 from proxy.core.reply import INVALID_REQUEST, Reply
 from proxy.gateway.answering import AnsweringDelegate
+from proxy.gateway.downstream import Downstream
 from proxy.gateway.forward import Forward
 from proxy.gateway.heartbeat import Heartbeat
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.gate import ResponseError, ResponseHead
 
 if TYPE_CHECKING:
-    pass
+    from proxy.gateway.plane import DataPlane
 
 
 class ForwardingDelegate(AnsweringDelegate, ABC):
