@@ -47,6 +47,8 @@ _ORDINARY = re.compile(
 
 The types are written out once more because what they have in common need then be looked at only once.
 """
+_BEGINNING = re.compile(rb'(?:event: [a-z_.]+\n)?data: \{"[^",\\]+": ?"[^",\\]*"').fullmatch
+"""An event up to its first value, which is a whole one."""
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,12})')
 
 
@@ -115,7 +117,7 @@ class EventWatch:
             return False
         usual, comma, _ = payload.partition(b",")
         # As far as its first value, and all of that: an event that begins so is no other kind of event.
-        self._usual = usual if comma and usual.endswith(b'"') and b"\n\n" not in usual else b""
+        self._usual = usual if comma and _BEGINNING(usual) else b""
         return True
 
     def _feed_lines(self, payload: bytes) -> None:

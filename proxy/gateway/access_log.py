@@ -33,6 +33,7 @@ MAX_LINE_BYTES = 8192
 """The longest line, its line feed included: what log shippers take in one piece."""
 _SHOWN = 1024  # characters of a path, a model's name or a forwarded chain
 _LONGEST_KEY = 4096  # what the key stage takes for a key
+_REMEMBERED = 256  # characters of a credential
 _LEAST_MASKED = 12  # a shorter credential may well be a word of the line itself
 # Keys do get written into paths and model names, by mistake.
 _KEY_LIKE = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{6,}")
@@ -139,9 +140,13 @@ def _or_null(text: str | None) -> str:
     return quoted(text) if text else "null"
 
 
-@lru_cache(maxsize=1024)
 def _digest(credential: str) -> str:
-    """What stands for a credential, as JSON."""
+    """What stands for a credential, as JSON; of those that clients wrote, long ones are not remembered."""
+    return _digest_of(credential) if len(credential) <= _REMEMBERED else _digest_of.__wrapped__(credential)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(credential: str) -> str:
     if not credential:
         return "null"
     return f'"{hashlib.sha256(credential.encode("utf-8", "replace")).hexdigest()[:12]}"'

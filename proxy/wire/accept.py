@@ -11,7 +11,6 @@ import asyncio
 import logging
 import socket
 import ssl
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from proxy.core.address import UNIX, normalise_peer
@@ -37,11 +36,18 @@ SAY_EVERY_S = 10.0
 def accept_waiting(listening: socket.socket) -> list[socket.socket]:
     """Accept whoever waits on a socket that does not block; nobody, if it is closed."""
     accepted: list[socket.socket] = []
-    with suppress(OSError):
-        while True:
-            sock, _ = listening.accept()
-            sock.setblocking(False)
-            accepted.append(sock)
+    for _ in range(BACKLOG):
+        try:
+            sock, _address = listening.accept()
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno in OUT_OF_ROOM or listening.fileno() < 0:
+                break
+            # One client's: see `Acceptor`.
+            continue
+        sock.setblocking(False)
+        accepted.append(sock)
     return accepted
 
 

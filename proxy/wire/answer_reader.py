@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 READ_AT_ONCE = 65_536
 """Bytes of an answer taken in one go: what a slow client has not taken of them has to be kept."""
-_BUFFER = bytearray(READ_AT_ONCE)
-_IN_BUFFER = memoryview(_BUFFER)
 MAX_INFORMATIONAL = 10
 """1xx answers before the real one."""
 
@@ -54,13 +52,16 @@ class AnswerReader(Connection, asyncio.BufferedProtocol):
         self._asked = False  # a byte of the current request has been written
         self._saw_eof = False
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Where the next bytes go: one place for all connections, since each empties it at once."""
-        return _BUFFER
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: one place for all connections of a loop, since each empties it at once.
+
+        A view: asyncio's TLS reads record after record into slices of it, and those of a bytearray are copies.
+        """
+        return self._pool.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take as many bytes out of it as have come."""
-        self.data_received(bytes(_IN_BUFFER[:nbytes]))
+        self.data_received(bytes(self._pool.read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of an answer."""

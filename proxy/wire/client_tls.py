@@ -40,11 +40,11 @@ def forget_certificate(transport: asyncio.BaseTransport) -> None:
 
 
 def release_write_buffer(transport: asyncio.BaseTransport) -> None:
-    """Give back OpenSSL's buffer for what is written, 16 KiB of which the request has touched about half.
+    """Give back the 16 KiB that OpenSSL has for what is written, if it holds them without need.
 
-    ``SSL_MODE_RELEASE_BUFFERS``, which Python sets, is to do that by itself, but OpenSSL 3.0 does it only where a
-    write of nothing ends (ssl3_write_bytes); SSL_write_ex(3) says that such a write sends nothing. The next write
-    makes a new buffer.
+    ``SSL_MODE_RELEASE_BUFFERS``, which Python sets, frees them behind each write. But OpenSSL 3.0 makes them anew
+    when it reads the session tickets that a TLS 1.3 server sends behind the handshake, and keeps them until the next
+    write. A write of nothing frees them and sends nothing (SSL_write_ex(3)); the next one makes new ones.
     """
     tls = transport.get_extra_info("ssl_object")
     if tls is not None:

@@ -86,7 +86,7 @@ class Listener:
         self.ticker = ticker or Ticker(self.loop)
         self.timeouts = timeouts or Timeouts()
         self.max_header_bytes = max_header_bytes
-        self.known_heads = KnownHeads(max_header_bytes)
+        self.known_heads = KnownHeads(max_header_bytes, self.loop.time)
         self.on_error = on_error
         self.may_speak_proxy = may_speak_proxy
         self.is_draining = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from proxy.core.errors import NoCapacity, UpstreamError
 from proxy.core.origin import Origin
+from proxy.wire.answer_reader import READ_AT_ONCE
 from proxy.wire.client import UpstreamConnection
 from proxy.wire.client_tls import client_context
 from proxy.wire.dial import dial
@@ -58,6 +59,8 @@ class Pool:
         self._tls = (tls or client_context()) if origin.tls else None
         self._max_connections = max_connections
         self._max_idle = max_idle
+        # Of this pool's alone: loops of other threads read at the same time.
+        self.read_buffer = memoryview(bytearray(READ_AT_ONCE))
         self._idle: list[UpstreamConnection] = []
         # To which address each leads. What is dialled is not open yet, and counts all the same.
         self._open: dict[UpstreamConnection, str] = {}

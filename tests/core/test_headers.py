@@ -13,9 +13,12 @@ from proxy.core.headers import (
     REPLACED_IN_REQUESTS,
     REPLACED_IN_RESPONSES,
     Headers,
+    Seen,
     connection_named,
     encode,
     end_to_end,
+    field,
+    taken_apart,
 )
 from tests.support.exchange import headers_of
 
@@ -179,3 +182,168 @@ class TestEndToEnd:
         expected = [(name, value) for name, value in lines if name.lower() not in forbidden]
         kept = Headers(end_to_end(headers_of(*lines), REPLACED_IN_REQUESTS))
         assert list(kept.pairs()) == expected
+
+
+LINES = st.lists(
+    st.builds(
+        lambda name, blank, value: name + b":" + blank + value + b"\r\n",
+        st.sampled_from([b"A", b"x-b", b"X-B", b"Content-Length", b"connection", b"Set-Cookie"]),
+        st.sampled_from([b"", b" ", b"\t  "]),
+        st.binary(max_size=6).filter(lambda value: not set(value) & set(b"\r\n")),
+    ),
+    max_size=6,
+)
+BLOCK = b"X-A: 1\r\nx-B:2\r\nX-b: \t3 \r\nX-Empty:\r\n"
+
+
+def both(block: bytes) -> tuple[Headers, Headers]:
+    """Headers of these lines: as a block, and taken apart."""
+    return Headers.of_block(block), Headers(taken_apart(block.splitlines(True)))
+
+
+class TestBlock:
+    """Lines kept as they stand on the wire are the same lines, before and after somebody has looked at them."""
+
+    @given(LINES)
+    def test_a_block_and_its_lines_say_the_same(self, lines: list[bytes]) -> None:
+        whole, apart = both(b"".join(lines))
+        assert whole.encode() == apart.encode() == b"".join(lines)
+        assert whole.fields == apart.fields
+        assert list(whole.pairs()) == list(apart.pairs())
+        assert (len(whole), repr(whole)) == (len(apart), repr(apart))
+        assert whole.encode() == b"".join(lines)
+
+    @given(LINES, st.lists(st.sampled_from(["fold", "fields", "append", "set", "remove", "get", "crossing"])))
+    def test_folding_and_unfolding_at_any_time_keeps_every_byte(self, lines: list[bytes], steps: list[str]) -> None:
+        folded, apart = both(b"".join(lines))
+        for number, step in enumerate(steps):
+            for headers in (folded, apart):
+                if step == "append":
+                    headers.append(field(b"X-New-%d" % number, b"v\xff"))
+                elif step == "set":
+                    headers.set(b"X-B", b"%d" % number)
+                elif step == "remove":
+                    headers.remove(b"a")
+            if step == "fold":
+                folded.fold()
+            elif step == "fields":
+                assert folded.fields == apart.fields
+            elif step == "get":
+                assert folded.get(b"x-b") == apart.get(b"x-b")
+                assert folded.get_all(b"set-cookie") == apart.get_all(b"set-cookie")
+            elif step == "crossing":
+                assert folded.crossing(REPLACED_IN_REQUESTS) == apart.crossing(REPLACED_IN_REQUESTS)
+            assert folded.encode() == apart.encode()
+        assert folded.fields == apart.fields
+
+    def test_lines_of_a_block_are_found_by_their_names(self) -> None:
+        headers = Headers.of_block(BLOCK)
+        assert headers.get(b"x-b") == b"2"
+        assert headers.get_all(b"x-b") == [b"2", b"3"]
+        assert headers.get(b"x-empty") == b""
+        assert headers.get(b"x-none") is None
+        assert len(Headers.of_block(b"")) == 0
+
+    def test_a_line_is_appended_to_a_block_without_taking_it_apart(self) -> None:
+        headers = Headers.of_block(BLOCK)
+        headers.append((b"x-c", b"X-C:4\r\n", b"4"))
+        headers.add(b"X-D", b"5")
+        assert headers._fields is None
+        assert headers.encode() == BLOCK + b"X-C:4\r\nX-D: 5\r\n"
+        assert (headers.get(b"x-c"), headers.get(b"x-d"), len(headers)) == (b"4", b"5", 6)
+
+    def test_set_and_remove_on_a_block(self) -> None:
+        headers = Headers.of_block(BLOCK)
+        headers.set(b"x-B", b"9")
+        assert headers.encode() == b"X-A: 1\r\nX-Empty:\r\nx-B: 9\r\n"
+        headers.fold()
+        headers.remove(b"x-b")
+        headers.fold()
+        headers.remove(b"x-none")
+        assert headers.encode() == b"X-A: 1\r\nX-Empty:\r\n"
+
+    def test_nothing_is_held_twice(self) -> None:
+        headers = Headers.of_block(BLOCK)
+        assert headers.get(b"x-a") == b"1"
+        assert (headers._block, len(headers._fields or ())) == (b"", 4)
+        headers.fold()
+        assert (headers._block, headers._fields) == (BLOCK, None)
+        headers.fold()
+        assert headers.encode() == BLOCK
+
+    def test_lines_of_a_block_cross_by_the_same_rule(self) -> None:
+        block = b"Connection: X-Own, close\r\nX-Own: 1\r\nX-Stays:2\r\nHost: a\r\nx-own:3\r\n"
+        headers = Headers.of_block(block)
+        assert headers.crossing(REPLACED_IN_REQUESTS) == b"X-Stays:2\r\n"
+        assert headers.encode() == block
+
+
+class TestSeen:
+    """What is remembered of lines that come again holds for those lines alone."""
+
+    LINES = (("Host", "a"), ("X-A", "1"), ("Content-Length", "5"), ("Connection", "x-own"), ("X-Own", "2"))
+
+    def again(self, seen: Seen, length: str = "5") -> Headers:
+        """The same lines once more, with another length."""
+        lines = [(name, length if name == "Content-Length" else value) for name, value in self.LINES]
+        return Headers(headers_of(*lines).fields, seen)
+
+    def test_what_may_cross_is_found_out_once(self) -> None:
+        seen = Seen(headers_of(*self.LINES))
+        assert self.again(seen).crossing(REPLACED_IN_REQUESTS) == b"X-A: 1\r\n"
+        assert seen.crossings == {REPLACED_IN_REQUESTS: b"X-A: 1\r\n"}
+        remembered = seen.crossings[REPLACED_IN_REQUESTS]
+        assert self.again(seen, "7").crossing(REPLACED_IN_REQUESTS) is remembered
+
+    def test_each_set_of_replaced_names_has_its_own_lines(self) -> None:
+        seen = Seen(headers_of(*self.LINES))
+        fewer = REPLACED_IN_REQUESTS - {b"host"}
+        for _ in range(2):
+            assert self.again(seen).crossing(REPLACED_IN_REQUESTS) == b"X-A: 1\r\n"
+            assert self.again(seen).crossing(fewer) == b"Host: a\r\nX-A: 1\r\n"
+
+    def test_lines_that_cross_with_their_length_are_not_remembered(self) -> None:
+        seen = Seen(headers_of(*self.LINES))
+        for length in ("5", "6"):
+            crossing = self.again(seen, length).crossing(HOP_BY_HOP)
+            assert crossing == b"Host: a\r\nX-A: 1\r\nContent-Length: %b\r\n" % length.encode()
+        assert seen.crossings == {}
+
+    @pytest.mark.parametrize("change", ["add", "append", "set", "remove"])
+    def test_a_change_ends_it_for_the_changed_lines_and_for_no_others(self, change: str) -> None:
+        seen = Seen(headers_of(*self.LINES))
+        changed, other = self.again(seen), self.again(seen)
+        assert changed.crossing(REPLACED_IN_REQUESTS) == b"X-A: 1\r\n"
+        if change == "add":
+            changed.add(b"X-New", b"3")
+        elif change == "append":
+            changed.append((b"x-new", b"X-New: 3\r\n", b"3"))
+        elif change == "set":
+            changed.set(b"X-New", b"3")
+        else:
+            changed.remove(b"x-a")
+        expected = b"" if change == "remove" else b"X-A: 1\r\nX-New: 3\r\n"
+        assert changed.crossing(REPLACED_IN_REQUESTS) == expected
+        assert changed.get(b"x-new") == (None if change == "remove" else b"3")
+        assert changed.get_all(b"x-a") == ([] if change == "remove" else [b"1"])
+        assert other.crossing(REPLACED_IN_REQUESTS) == b"X-A: 1\r\n"
+        assert other.get(b"x-a") == b"1"
+        assert seen.crossings == {REPLACED_IN_REQUESTS: b"X-A: 1\r\n"}
+
+    def test_what_is_not_among_the_names_is_not_looked_for(self) -> None:
+        headers = self.again(Seen(headers_of(*self.LINES)), "7")
+        assert headers.get(b"authorization") is None
+        assert headers.get_all(b"authorization") == []
+        assert (headers.get(b"content-length"), headers.get_all(b"x-own")) == (b"7", [b"2"])
+
+    def test_lines_that_were_seen_are_not_folded_until_they_change(self) -> None:
+        headers = self.again(Seen(headers_of(*self.LINES)), "7")
+        encoded = headers.encode()
+        headers.fold()
+        assert headers._fields is not None
+        assert headers.encode() == encoded
+        changed = self.again(Seen(headers_of(*self.LINES)), "7")
+        changed.add(b"X-New", b"3")
+        changed.fold()
+        assert changed._fields is None
+        assert changed.encode() == encoded + b"X-New: 3\r\n"

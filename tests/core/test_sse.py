@@ -168,6 +168,7 @@ TERMINAL_AFTER_USUAL = [
     b"data: [DONE]\n\n",
     b'data: {"error":{"message":"no"}}\n\n',
     b'data: {"type":"response.completed","response":{}}\n\n',
+    b'data: {"type": "error"}\n\n',
     b'event: response.failed\ndata: {"a":1}\n\n',
     b'data: {"id":"chatcmpl-1","choices":[]}\n\ndata: [DONE]\n\n',
     b'data: {"id":"chatcmpl-1","choices":[]}\r\rdata: [DONE]\n\n',
@@ -186,6 +187,8 @@ TERMINAL_AFTER_USUAL = [
         b'data: {"type":"res,x":1}\n\n',
         b'data: {"":"x","y":1}\n\n',
         b'data: {"a":5,"b":1}\n\n',
+        b'data: {",ype": "error"}\n\n',
+        b'data: {"type":",x","y":1}\n\n',
     ],
 )
 @pytest.mark.parametrize("terminal", TERMINAL_AFTER_USUAL)

@@ -240,3 +240,18 @@ async def test_an_answer_that_has_begun_needs_no_memory_of_its_request(
         (heartbeat,) = made
         assert not heartbeat.asks_for_stream()
         client.close()
+
+
+async def test_the_same_request_again_goes_up_as_it_did_before(upstream: FakeUpstream) -> None:
+    upstream.script = answer_ok
+    key = {"key": {"server_keys": ["sk-server"]}}
+    lines = b"Accept-Encoding: gzip\r\nHost: a\r\nContent-Length: 2\r\nAuthorization: Bearer sk-client\r\nX-Last: 1\r\n"
+    async with gateway(upstream.base_url, stages=BEATING | key) as worker:
+        client = await RawClient.connect(worker.listener.port)
+        for _ in range(4):
+            assert (await client.ask(b"POST /v1/chat/completions HTTP/1.1\r\n%b\r\n{}" % lines)).status == 200
+        client.close()
+    seen = [sorted(received.headers) for received in upstream.ledger]
+    assert len(seen) == 4
+    assert all(one == seen[0] for one in seen)
+    assert [received.get("authorization") for received in upstream.ledger] == ["Bearer sk-client"] * 4

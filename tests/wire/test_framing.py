@@ -295,3 +295,144 @@ def test_any_bytes_mean_the_same_under_any_segmentation(tokens: list[bytes], cut
 def test_a_length_is_met_to_the_byte_under_any_segmentation(length: int, data: bytes, cuts: list[int]) -> None:
     expected = (data[:length], length, data[length:])
     assert read_all(LengthReader(length), segments_of(data, cuts)) == expected
+
+
+# one chunk at a time, as streams of events come
+
+
+def read_whole_chunks_first(reader: ChunkedReader, segments: list[bytes]) -> tuple[bytes, int, int]:
+    """What `read_all` says of segments each tried as a whole chunk first, and how many were one."""
+    payload = b""
+    seen = whole = 0
+    for segment in segments:
+        chunk = reader.whole_chunk(segment)
+        if chunk is not None:
+            payload += chunk
+            whole += 1
+        else:
+            piece, end, _ = read_all(reader, [segment])
+            payload += piece
+            if end >= 0:
+                return payload, seen + end, whole
+        seen += len(segment)
+    return payload, -1, whole
+
+
+def state(reader: ChunkedReader) -> tuple[object, ...]:
+    return tuple(getattr(reader, name) for name in ChunkedReader.__slots__)
+
+
+WHOLE = [
+    (b"1\r\nx\r\n", b"x"),
+    (b"01\r\nx\r\n", b"x"),
+    (b"00000001\r\nx\r\n", b"x"),
+    (b"5\r\nhello\r\n", b"hello"),
+    (b"A\r\n0123456789\r\n", b"0123456789"),
+    (b"0a\r\n0123456789\r\n", b"0123456789"),
+    (b"5;a=b\r\nhello\r\n", b"hello"),
+    (b"5 ;a\r\nhello\r\n", b"hello"),
+    (b"2\r\n\r\n\r\n", b"\r\n"),
+    (b"4\r\n\r\n\r\n\r\n", b"\r\n\r\n"),
+    (b"7\r\n0\r\n\r\n\r\n\r\n", b"0\r\n\r\n\r\n"),
+    (b"100\r\n" + b"e" * 256 + b"\r\n", b"e" * 256),
+    (b"fFfF\r\n" + b"e" * 65_535 + b"\r\n", b"e" * 65_535),
+]
+# Right as part of a body, and left to `read` all the same.
+NOT_WHOLE = [
+    b"",
+    b"5",
+    b"5\r",
+    b"5\r\n",
+    b"5\r\nhell",
+    b"5\r\nhello",
+    b"5\r\nhello\r",
+    b"5\r\nhello\r\n0",
+    b"5\r\nhello\r\n1\r\nx\r\n",
+    b"0\r\n\r\n",
+    b"0\r\n",
+    b"00\r\nX: y\r\n\r\n",
+    b"00000000\r\n\r\n",
+    b"000000001\r\nx\r\n",
+    b"5;name=value\r\nhello\r\n",
+    b"ffffffff\r\nx\r\n",
+]
+# As long as a whole chunk, with another end.
+WRONG_END = [
+    b"5\r\nhelloXX",
+    b"5\r\nhello\n\r",
+    b"5\r\nhello\r\r",
+    b"5\r\nhelloX\n",
+    b"5\r\nhello\n\n",
+    b"1\n\nx\r\n",
+]
+
+
+@pytest.mark.parametrize(("data", "payload"), WHOLE)
+def test_a_whole_chunk_is_what_reading_it_would_give(data: bytes, payload: bytes) -> None:
+    reader, other = ChunkedReader(), ChunkedReader()
+    for _ in range(2):
+        assert reader.whole_chunk(data) == payload
+        assert read_all(other, [data]) == (payload, -1, b"")
+        assert state(reader) == state(other) == state(ChunkedReader())
+        assert reader.is_between_chunks
+    assert read_all(reader, [b"0\r\n\r\n" + BEHIND]) == (b"", 5, BEHIND)
+
+
+@pytest.mark.parametrize("data", [*NOT_WHOLE, *WRONG_END, *MALFORMED])
+def test_what_is_not_exactly_one_chunk_is_left_as_it_is(data: bytes) -> None:
+    reader = ChunkedReader()
+    for _ in range(2):
+        assert reader.whole_chunk(data) is None
+        assert state(reader) == state(ChunkedReader())
+
+
+@pytest.mark.parametrize(
+    "begun", [b"5", b"5\r", b"5\r\n", b"5\r\nhello", b"5\r\nhello\r", b"5;a", b"0\r\n", b"0\r\nX:"]
+)
+def test_in_the_middle_of_anything_nothing_is_a_whole_chunk(begun: bytes) -> None:
+    reader = ChunkedReader()
+    reader.read(begun, None)
+    before = state(reader)
+    for data, _ in WHOLE:
+        assert reader.whole_chunk(data) is None
+    assert state(reader) == before
+
+
+SIZE_LINES = st.sampled_from(
+    ["%x", "%X", "0%x", "%08x", "%09x", "%x;a", "%x ; a=b", "%x\n", " %x", "-%x", "%x\x0b", "0x%x"]
+)
+ENDS = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"", b"x\n", b"\n\r", b"\r\n\r\n"])
+SEGMENTS = st.builds(
+    lambda payload, line, off, end: (line % (len(payload) + off)).encode() + b"\r\n" + payload + end,
+    st.one_of(
+        st.binary(max_size=20), st.sampled_from([b"", b"\r", b"\r\n", b"0\r\n\r\n", b"1\r\nx\r\n", b"e" * 300])
+    ),
+    SIZE_LINES,
+    st.sampled_from([0, 0, 0, 0, 1, 2, 16]),
+    ENDS,
+)
+
+
+@given(st.lists(SEGMENTS, max_size=4), st.one_of(st.just([]), CUTS))
+def test_trying_whole_chunks_first_changes_nothing(segments: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(segments)
+    if cuts:
+        segments = segments_of(data, cuts)
+
+    reader, other = ChunkedReader(), ChunkedReader()
+    try:
+        payload, end, whole = read_whole_chunks_first(reader, segments)
+    except FramingError:
+        with pytest.raises(FramingError):
+            read_all(other, segments)
+        return
+    assert (payload, end) == read_all(other, segments)[:2]
+    assert state(reader) == state(other)
+    assert whole <= len(segments)
+
+
+def test_a_stream_of_events_is_whole_chunks_throughout() -> None:
+    events = [b"%x\r\ndata: %b\n\n\r\n" % (8 + size, b"e" * size) for size in range(1, 2000)]
+    payload, end, whole = read_whole_chunks_first(ChunkedReader(), [*events, b"0\r\n\r\n"])
+    assert payload == b"".join([b"data: %b\n\n" % (b"e" * size) for size in range(1, 2000)])
+    assert (end, whole) == (sum(map(len, events)) + 5, len(events))

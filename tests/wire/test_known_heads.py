@@ -19,8 +19,9 @@ def parsed(data: bytes) -> RequestHead:
 
 
 def known(data: bytes, max_bytes: int = 65_536) -> KnownHeads:
-    heads = KnownHeads(max_bytes)
-    heads.remember(data, parsed(data))
+    heads = KnownHeads(max_bytes, lambda: 0.0)
+    for _ in range(2):
+        heads.remember(data, parsed(data))
     return heads
 
 
@@ -95,15 +96,72 @@ def test_an_upgrade_is_judged_every_time() -> None:
     assert known(data).find(data) is None
 
 
+def head_number(number: int) -> bytes:
+    return HEAD % (b"X-Number: %d\r\n" % number)
+
+
 def test_what_is_remembered_is_bounded() -> None:
-    heads = KnownHeads(65_536)
+    heads = KnownHeads(65_536, lambda: 0.0)
+    head = parsed(HEAD % b"")
     for number in range(3 * MOST_HEADS + 1):
-        data = HEAD % (b"X-Number: %d\r\n" % number)
-        heads.remember(data, parsed(HEAD % b""))
-    assert len(heads._known) <= MOST_HEADS
-    assert heads.find(data) is not None
+        for _ in range(2):
+            heads.remember(head_number(number), head)
+    assert len(heads._known) + len(heads._elder) <= 2 * MOST_HEADS
+    assert heads.find(head_number(3 * MOST_HEADS)) is not None
+
+
+def test_a_head_that_comes_once_is_not_kept() -> None:
+    heads = KnownHeads(65_536, lambda: 0.0)
+    head = parsed(HEAD % b"")
+    for number in range(3 * MOST_HEADS):
+        heads.remember(head_number(number), head)
+    assert not heads._known
+    assert len(heads._seen_once) <= MOST_HEADS
+
+
+def test_a_head_in_use_outlives_those_that_are_not() -> None:
+    heads = KnownHeads(65_536, lambda: 0.0)
+    head = parsed(HEAD % b"")
+    used = HEAD % b""
+    for data in (used, used):
+        heads.remember(data, head)
+    for number in range(5 * MOST_HEADS):
+        for _ in range(2):
+            heads.remember(head_number(number), head)
+        assert heads.find(used) is not None
+
+
+def test_what_is_not_used_is_forgotten_in_time() -> None:
+    now = [0.0]
+    heads = KnownHeads(65_536, lambda: now[0])
+    head = parsed(HEAD % b"")
+    for data in (head_number(1), head_number(1), head_number(2), head_number(2)):
+        heads.remember(data, head)
+    for seconds in (61, 122):
+        now[0] = seconds
+        heads.remember(head_number(3), head)
+        assert heads.find(head_number(1)) is not None
+    assert heads.find(head_number(2)) is None
 
 
 def test_a_refused_head_is_refused_again() -> None:
     with pytest.raises(RequestError):
         parsed(HEAD % b"Content-Length: 5\r\nContent-Length: 5\r\n")
+
+
+def test_what_the_first_exchange_does_to_its_lines_is_its_own() -> None:
+    lines = b"Accept-Encoding: gzip\r\nHost: a\r\nContent-Length: 5\r\nAuthorization: Bearer sk\r\n"
+    data = b"POST /v1/x HTTP/1.1\r\n%b\r\n" % lines
+    heads = KnownHeads(65_536, lambda: 0.0)
+    for _ in range(2):
+        head = parsed(data)
+        heads.remember(data, head)
+        head.headers.set(b"Accept-Encoding", b"identity")
+    found = heads.find(data)
+    assert found is not None
+    assert facts(found[0]) == facts(parsed(data))
+
+
+def test_a_head_of_many_lines_is_not_kept() -> None:
+    data = HEAD % (b"a: 1\r\n" * 40)
+    assert known(data).find(data) is None
