@@ -134,9 +134,44 @@ def test_a_server_that_cannot_keep_up_is_found_out() -> None:
     assert not tally.failures
     assert load.answered_in_time < 0.5 * planned
     assert load.pace == pytest.approx(tally.answers / 0.9, rel=0.2)
+    assert not load.has_kept_up
     # What was under way at the end is waited for; what still waited for a connection is not sent any more.
+    assert load.dropped == planned - tally.answers > 0
     assert tally.answers <= load.answered_in_time + 2
     assert len(load.latencies_s) < tally.answers
+
+
+def test_a_stall_at_the_end_is_in_the_latency_of_all_who_waited() -> None:
+    async def main() -> tuple[Tally, OpenLoop, int]:
+        server, gateway = await served()
+        times_s = schedule(400, 1.5, seed=3)
+        load = await OpenLoop.connect(JSONClient, gateway, 8, 1)
+        # The last 3 %: more than twice as many as there are connections.
+        with stall(0.02 + 1.5 * 0.97, 0.6):
+            tally = await load.run(times_s, 1.5)
+        load.close()
+        server.close()
+        return tally, load, len(times_s)
+
+    tally, load, planned = uvloop.run(main())
+    assert not tally.failures
+    assert load.has_kept_up
+    assert load.dropped == 0
+    assert tally.answers == planned == len(load.latencies_s)
+    assert sum(latency_s > 0.4 for latency_s in load.latencies_s) > 10
+    assert quantile(load.latencies_s, 0.99) > 0.4
+
+
+def test_connections_that_are_all_lost_end_the_run() -> None:
+    async def main() -> Tally:
+        server, gateway = await served(lambda: [b"nonsense\r\n\r\n"])
+        load = await OpenLoop.connect(JSONClient, gateway, 2, 1)
+        tally = await asyncio.wait_for(load.run(schedule(100, 0.2, seed=3), 0.2), 2)
+        load.close()
+        server.close()
+        return tally
+
+    assert uvloop.run(main()).failures.total() == 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.client import EventCounter, source
-from bench.process import Process, Stat, family, parse_rss, parse_schedstat, parse_stat, used_s
+from bench.process import Process, Stat, family, family_rss, parse_rss, parse_schedstat, parse_stat, used_s
 from bench.request import (
     ANSWER,
     EVENT,
@@ -74,6 +74,35 @@ def test_the_time_of_a_process_is_that_of_all_its_threads(tmp_path: Path) -> Non
 
 def test_resident_memory_is_in_bytes() -> None:
     assert parse_rss("Name:\tnginx\nVmPeak:\t    9000 kB\nVmRSS:\t    2048 kB\nThreads:\t1\n") == 2048 * 1024
+
+
+def rollup(rss: int, clean: int, dirty: int) -> str:
+    return (
+        f"55d0-7ffc ---p 00000000 00:00 0    [rollup]\nRss:    {rss} kB\nPss:    1 kB\nShared_Clean:  99 kB\n"
+        f"Private_Clean:   {clean} kB\nPrivate_Dirty:   {dirty} kB\n"
+    )
+
+
+def test_what_a_family_shares_counts_once_and_what_is_private_for_each() -> None:
+    assert family_rss([rollup(1000, 100, 300)]) == 1000 * 1024
+    assert family_rss([rollup(1000, 100, 300), rollup(900, 0, 150)]) == (400 + 150 + 750) * 1024
+
+
+def test_memory_is_not_less_because_strangers_share_it(tmp_path: Path) -> None:
+    argv = [sys.executable, "-S", "-c", "print('up', flush=True); import time; time.sleep(60)"]
+    running: list[Process] = []
+    seen = []
+    try:
+        for number in range(3):
+            running.append(Process(argv, os.sched_getaffinity(0), env={}, log=tmp_path / f"log{number}"))
+            while not running[-1].said():
+                running[-1].check()
+                time.sleep(0.01)
+            seen.append(running[0].rss_bytes())
+    finally:
+        for process in running:
+            process.stop()
+    assert seen[2] == pytest.approx(seen[0], rel=0.02)
 
 
 def test_a_family_is_all_descendants_and_nobody_else() -> None:
