@@ -1,6 +1,7 @@
 """What one unit of work costs in instructions, against a recorded baseline: ``python -m guard``.
 
-    python -m guard             measure, compare; 1 if a unit costs over 15 % more than recorded
+    python -m guard             measure, compare; 1 if a unit costs over 15 % more than recorded, or if the
+                                environment says CI and there is no baseline of this version of Python
     python -m guard --record    measure, and make this the baseline of this version of Python
 
 CPU times on a shared machine are off by more than what a guard has to notice; counts of instructions are not. A

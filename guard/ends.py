@@ -6,6 +6,7 @@ reading, wakes as often for each unit, and takes the same way through its code, 
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from guard.traffic import (
     SERVER_KEY,
     STREAM_HEAD,
     UPLOAD_HEAD,
+    ask_traced,
 )
 
 TIMEOUT_S = 60.0
@@ -136,7 +138,11 @@ class Ends:
             "SSE chunk": self._chunk,
             "refusal by the limit": self._refusal,
             "1 MiB upload": self._upload,
+            # Last: what the gateway remembers of these heads is nothing the other units are to meet.
+            "JSON request, new head": self._traced_request,
         }
+        # From 1: a trace of zeros is none.
+        self._traces = itertools.count(1)
 
     @property
     def units(self) -> list[str]:
@@ -160,7 +166,7 @@ class Ends:
             # Not sooner: a client that says nothing is closed after some seconds, and all this may take longer.
             sock = socket.create_connection(("127.0.0.1", self._port), source_address=(LIMITED, 0))
             self._limited = Lane(sock)
-            self._exchange(self._limited)
+            self._exchange(self._limited, ASK)
 
     def finish(self, unit: str) -> None:
         """Leave everything as it was before `prepare`."""
@@ -170,10 +176,13 @@ class Ends:
             self._client.take_past(LAST_CHUNK)
 
     def _request(self) -> None:
-        self._exchange(self._client)
+        self._exchange(self._client, ASK)
 
-    def _exchange(self, client: Lane) -> None:
-        client.send(ASK)
+    def _traced_request(self) -> None:
+        self._exchange(self._client, ask_traced(next(self._traces)))
+
+    def _exchange(self, client: Lane, ask: bytes) -> None:
+        client.send(ask)
         lane = self._upstream.lane()
         head, _ = lane.take_message()
         expect(head, b"Bearer " + SERVER_KEY.encode())

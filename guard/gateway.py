@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 from guard.calibration import calibrate
 from guard.counting import FunctionCounter
@@ -40,11 +41,15 @@ class Control:
 
     def read(self) -> str:
         """The next line; empty at the end."""
-        return self._file.readline().decode().strip()
+        try:
+            return self._file.readline().decode().strip()
+        except ConnectionResetError:  # Who asked went before the answer.
+            return ""
 
     def say(self, answer: object) -> None:
-        """Answer with one line."""
-        self._file.write(json.dumps(answer).encode() + b"\n")
+        """Answer with one line. If nobody listens any more, the next `read` finds the end."""
+        with suppress(BrokenPipeError):
+            self._file.write(json.dumps(answer).encode() + b"\n")
 
     def on_readable(self) -> None:
         """Take one command, and answer it."""
@@ -91,7 +96,10 @@ class Control:
 
 async def serve(control: Control) -> None:
     """Serve until the socket is closed."""
-    worker = control.worker = Worker(load(json.loads(control.read()), {}).settings)
+    document = control.read()
+    if not document:
+        return
+    worker = control.worker = Worker(load(json.loads(document), {}).settings)
     await worker.start()
     calm_collector()
     asyncio.get_running_loop().add_reader(control, control.on_readable)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from guard import verdict
 from guard.session import Measured
-from guard.verdict import TOLERANCE, Growth, Row
+from guard.verdict import LEAST_GROWTH, TOLERANCE, Growth, Row
 
 MOST_NAMED = 8
 
@@ -14,9 +14,10 @@ MOST_NAMED = 8
 def table(rows: Sequence[Row]) -> str:
     """One line a unit: instructions now and recorded, and the ratio."""
     cells = [("unit", "now", "baseline", "ratio")]
+    unjudged = "-" if all(row.baseline is None for row in rows) else "new"
     for row in rows:
         baseline = "-" if row.baseline is None else f"{row.baseline:,.0f}"
-        ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
+        ratio = unjudged if row.ratio is None else f"{row.ratio:.3f}"
         cells.append((row.unit, f"{row.now:,.0f}", baseline, ratio))
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     return "\n".join(
@@ -37,7 +38,10 @@ def culprits(unit: str, now: Measured, baseline: Measured) -> str:
     if len(functions) > MOST_NAMED:
         lines.append(f"  and {len(functions) - MOST_NAMED} more Python functions")
     if not functions:
-        lines.append("  no Python function: it is in C, or in the bytes that are passed on")
+        lines.append(
+            f"  no Python function by {LEAST_GROWTH:.0f} bytecodes: it is in C, in the bytes that are passed on, "
+            "or a little of it in many"
+        )
     lines += [
         f"  in C, {growth.function}  {_change(growth, 'steps', 'instructions')}" for growth in in_c[:MOST_NAMED]
     ]
@@ -62,23 +66,30 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.2f}"
 
 
-def advice(rows: Sequence[Row], version: str) -> list[str]:
-    """What to do about it, a sentence each."""
+def no_baseline(version: str, *, is_strict: bool) -> str:
+    """What to do where nothing is recorded for this version of Python; if ``is_strict``, that fails."""
+    told = f"There is no baseline for Python {version}: nothing is judged"
+    if is_strict:
+        told += ", and where CI is set, that fails"
+    return f"{told}. To record one, for guard/baselines/{version}.json to be committed: python -m guard --record"
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """What to do about it where there is a baseline, a sentence each."""
     found = []
-    if all(row.baseline is None for row in rows):
+    if new := [row.unit for row in rows if row.baseline is None]:
         found.append(
-            f"There is no baseline for Python {version}: nothing is judged. To record one: python -m guard --record"
+            f"New, not in the baseline and so not judged: {'; '.join(new)}. Record the new baseline: "
+            "python -m guard --record"
         )
-    elif unknown := [row.unit for row in rows if row.baseline is None]:
-        found.append(f"Not in the baseline, so not judged: {', '.join(unknown)}. Record the new baseline.")
     if dearer := [row.unit for row in rows if row.is_dearer]:
         found.append(
-            f"Over {TOLERANCE:.0%} dearer than recorded: {', '.join(dearer)}. If it has to be so, record the new "
+            f"Over {TOLERANCE:.0%} dearer than recorded: {'; '.join(dearer)}. If it has to be so, record the new "
             "baseline with the reason: python -m guard --record"
         )
     if cheaper := [row.unit for row in rows if row.is_cheaper]:
         found.append(
-            f"Over {TOLERANCE:.0%} cheaper than recorded: {', '.join(cheaper)}. Record the new baseline, or the gain "
+            f"Over {TOLERANCE:.0%} cheaper than recorded: {'; '.join(cheaper)}. Record the new baseline, or the gain "
             "is not guarded: python -m guard --record"
         )
     return found

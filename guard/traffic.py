@@ -26,9 +26,9 @@ _FIELDS = (
 """What the OpenAI SDK for Python sends with every call, besides Content-Length."""
 
 
-def request_head(target: str, length: int) -> bytes:
-    """The head of a request whose body has ``length`` bytes."""
-    lines = [f"{name}: {value}" for name, value in (*_FIELDS, ("Content-Length", str(length)))]
+def request_head(target: str, length: int, *fields: tuple[str, str]) -> bytes:
+    """The head of a request whose body has ``length`` bytes, with more fields if need be."""
+    lines = [f"{name}: {value}" for name, value in (*_FIELDS, *fields, ("Content-Length", str(length)))]
     return "\r\n".join([f"POST {target} HTTP/1.1", *lines, "", ""]).encode()
 
 
@@ -85,8 +85,16 @@ ANSWER = json.dumps(
         "usage": {"prompt_tokens": 61, "completion_tokens": 17, "total_tokens": 78},
     }
 ).encode()
-ASK = request_head("/v1/chat/completions", len(QUESTION)) + QUESTION
+_CHAT = "/v1/chat/completions"
+ASK = request_head(_CHAT, len(QUESTION)) + QUESTION
 REPLY = answer_head("Content-Type: application/json", f"Content-Length: {len(ANSWER)}") + ANSWER
+
+
+def ask_traced(number: int) -> bytes:
+    """`ASK` with a line that only this number has, of the same length for all: a client's ``traceparent``."""
+    trace = ("traceparent", f"00-{number:032x}-{number:016x}-01")
+    return request_head(_CHAT, len(QUESTION), trace) + QUESTION
+
 
 _EVENT = (
     b"event: response.output_text.delta\n"

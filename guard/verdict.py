@@ -11,7 +11,11 @@ from guard.session import Cost, Functions, Measured
 TOLERANCE = 0.15
 _STEPS_A_CALL = 5.0
 """What a call into C weighs in the order of the culprits, in bytecode instructions."""
-_LEAST_GROWTH = 1.0
+LEAST_GROWTH = 20.0
+"""Bytecode instructions per unit. A timer that went off in every window adds less, shared among a window's units."""
+_ONCE = 0.5
+"""What is done less often per unit is no work of the unit: a timer did it."""
+_LEAST_STEPS = 1.0
 _LEAST_SHARE = 0.003
 
 
@@ -75,17 +79,19 @@ def rows(now: Measured, baseline: Measured | None) -> list[Row]:
 
 
 def grown_functions(now: Functions, before: Functions) -> list[Growth]:
-    """The Python functions that do more than recorded, most first."""
+    """The Python functions that do noticeably more than recorded, or ask more of C, most first."""
     found = []
     for name, counts in now.items():
         old = before.get(name, {})
         grown = {
             what: (old.get(what, 0.0), count)
             for what, count in counts.items()
-            if count - old.get(what, 0.0) >= (_LEAST_GROWTH if what == "steps" else _LEAST_GROWTH / 2)
+            if count - old.get(what, 0.0) >= (_LEAST_STEPS if what == "steps" else _ONCE)
         }
         growth = Growth(name, grown, is_new=name not in before)
-        if growth.weight >= _LEAST_GROWTH:
+        # One more call into C is a few bytecodes, whatever it costs there.
+        asks_more_of_c = counts.get("calls", 0.0) >= _ONCE and any(what.startswith("C ") for what in grown)
+        if growth.weight >= LEAST_GROWTH or asks_more_of_c:
             found.append(growth)
     return sorted(found, key=lambda growth: (-growth.weight, growth.function))
 

@@ -35,6 +35,8 @@ KEPT = 200_000
 """The default of ``max_subjects``."""
 CAPS = (("memory", KEPT, 0, 80 * MIB), ("shared", 100 * MANY, 64 * MIB, 96 * MIB))
 """Store, ``max_subjects``, ``max_bytes``, and what the flood may take of the process and the table together."""
+_BESIDE = 65_536
+"""Bytes of the files beside the table, such as lmdb's of its readers."""
 SHARED_S = 6e-6
 DENIAL_SHARE = 0.6
 DENIAL_S = 150e-6
@@ -159,7 +161,7 @@ class Limiter(Figure[Plan]):
         # The table of a small flood is small as well, or it would never be full.
         size = max_bytes * plan.kept // KEPT
         found = await _task("cap", store=store, subjects=plan.flood, max_subjects=kept, max_bytes=size)
-        holds = found["bytes"] <= goal and (not size or found["table_bytes"] <= size)
+        holds = found["bytes"] <= goal and (not size or found["table_bytes"] <= size + _BESIDE)
         room = f"max_bytes {mib(size)}" if size else f"max_subjects {kept}"
         is_full = found["kept"] < plan.flood
         return [

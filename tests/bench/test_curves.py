@@ -13,7 +13,7 @@ import pytest
 
 from bench.curves import allowlist, chain, headers, keys, prompts
 from bench.curves.gateway import Config, config, cpu_s
-from bench.curves.load import get, load, post, refusals
+from bench.curves.load import get, load, numbered, post, refusals
 from bench.curves.sampling import QUICK, Plan, asking, sample
 from bench.curves.upstream import answer, start
 from bench.curves.verdict import Curve, Point, added_exponent, document, judge, table
@@ -186,6 +186,20 @@ def test_the_requests_have_the_size_they_are_measured_for() -> None:
     assert max(headers.REFUSED) == max(headers.ANSWERED) == headers.MOST
 
 
+@pytest.mark.parametrize("lines", headers.FORWARDED)
+def test_no_two_requests_of_a_size_have_the_same_head(lines: int) -> None:
+    ask = numbered(get(lines))
+    sent = [ask() for _ in range(100)]
+    assert len(set(sent)) == 100
+    assert {len(request) for request in sent} == {len(sent[0])}
+    assert all(request.endswith(b"\r\n\r\n") and request.count(b"\r\n") - 2 == lines for request in sent)
+
+
+def test_without_a_line_of_ours_nothing_is_numbered() -> None:
+    with pytest.raises(ValueError, match="not an X-Line"):
+        numbered(get(1))
+
+
 def test_the_cpu_time_of_a_process_is_its_own() -> None:
     before, began = cpu_s(os.getpid()), time.process_time()
     while time.process_time() < began + 0.05:
@@ -210,12 +224,9 @@ async def in_process(settings: Config, use: Callable[[int], Awaitable[None]]) ->
 
 def test_a_small_run_gives_a_point_for_each_size() -> None:
     async def use(port: int) -> None:
-        sizes = {
-            lines: asking(port, lambda lines=lines: get(lines), time.process_time, connections=2)  # type: ignore[misc]
-            for lines in (1, 50)
-        }
+        sizes = {lines: asking(port, numbered(get(lines)), time.process_time, connections=2) for lines in (2, 50)}
         points = await sample(sizes, BRIEF)
-        assert [point.x for point in points] == [1, 50]
+        assert [point.x for point in points] == [2, 50]
         assert all(point.cost_us > 1 for point in points)
         assert await load(port, lambda: post(prompts.prompt(100)), 0.02, 1) >= 1
         assert await load(port, lambda: get(1, "/v1/lines/500"), 0.02, 1) >= 1

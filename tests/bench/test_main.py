@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,13 +24,32 @@ def test_everything_is_measured_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--rounds", "0"], ["--seconds", "-1"], ["--peers", "nobody"], ["--only", "nothing"], ["--seconds", "x"]]
+    ("argv", "said"),
+    [
+        (["--rounds", "0"], "a whole number from 1 to 100 is needed, not '0'"),
+        (["--rounds", "two"], "a whole number from 1 to 100 is needed, not 'two'"),
+        (["--seconds", "0"], "a number of seconds from 0.1 on is needed, not '0'"),
+        (["--seconds", "-1"], "not '-1'"),
+        (["--seconds", "inf"], "not 'inf'"),
+        (["--seconds", "nan"], "not 'nan'"),
+        (["--seconds", "x"], "not 'x'"),
+        (["--peers", "nobody"], "nobody"),
+        (["--only", "nothing"], "nothing"),
+        (["--chart", "a.svg", "--only", "memory", "latency"], "section cpu, which is not measured"),
+    ],
 )
-def test_nonsense_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_refused_before_anything_is_done(
+    argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(*_: object) -> int:
+        raise AssertionError("it began")
+
+    monkeypatch.setattr(command, "_run", measured)
     with pytest.raises(SystemExit) as ended:
-        command._parser().parse_args(argv)
+        command.main(argv)
     assert ended.value.code == 2
-    assert argv[0] in capsys.readouterr().err
+    assert argv[0] in (error := capsys.readouterr().err)
+    assert said in error
 
 
 def test_who_is_not_to_be_had_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,5 +92,11 @@ def test_a_run_writes_what_it_prints(
     said = capsys.readouterr().out
     assert f"| CPU per JSON request, µs | 20.0 | {'50.0 (2.50×)' if status == 0 else 'failed'} |" in said
     assert ("note: failed: sluice, json_us, plain: 2 × status 502" in said) == (status == 1)
-    assert json.loads(files[0].read_text())["rows"][0]["median"]["nginx"] == 20.0
+    written = json.loads(files[0].read_text())
+    assert written["rows"][0]["median"]["nginx"] == 20.0
+    assert written["command"] == shlex.join(["python", "-m", "bench", *argv])
+    assert f"`{written['command']}`, {written['date']}, " in said
+    assert "note: sluice: limits by gcra" in said
+    last = "missed: CPU per JSON request, × nginx, stretch ≤ 2.2: 2.50"
+    assert (said.splitlines()[-1] == last) == (status == 0)
     assert files[1].read_text().startswith("<svg ")

@@ -162,6 +162,25 @@ def test_a_stall_at_the_end_is_in_the_latency_of_all_who_waited() -> None:
     assert quantile(load.latencies_s, 0.99) > 0.4
 
 
+def test_what_is_still_to_come_is_waited_for() -> None:
+    async def main() -> list[bool]:
+        server, gateway = await served()
+        load = await OpenLoop.connect(JSONClient, gateway, 1, 1)
+        load._end_s = now_s()
+        load._under_way = 1
+        load._to_come.append(load._end_s - 0.001)
+        (client,) = load._clients
+        load.whole(client)
+        seen = [load._idle.is_set()]
+        load._to_come.clear()
+        load._check_idle()
+        load.close()
+        server.close()
+        return [*seen, load._idle.is_set()]
+
+    assert uvloop.run(main()) == [False, True]
+
+
 def test_connections_that_are_all_lost_end_the_run() -> None:
     async def main() -> Tally:
         server, gateway = await served(lambda: [b"nonsense\r\n\r\n"])

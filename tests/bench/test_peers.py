@@ -23,7 +23,17 @@ import trustme
 
 from bench.install import Unavailable
 from bench.peers import BASELINE, PEERS, Peer, Target
-from bench.request import ANSWER, CLIENT_KEY, EVENT, FIELDS, JSON_TARGET, QUESTION, SERVER_KEY, SSE_TARGET
+from bench.request import (
+    ANSWER,
+    CLIENT_KEY,
+    EVENT,
+    FIELDS,
+    JSON_TARGET,
+    QUESTION,
+    SERVER_KEY,
+    SSE_TARGET,
+    UPLOAD_TARGET,
+)
 
 CORES = os.sched_getaffinity(0)
 EVENTS = 5
@@ -163,6 +173,16 @@ def test_the_program_takes_its_configuration(name: str, workers: int, is_tls: bo
         assert said.returncode == 0, said.stderr
 
 
+def test_nginx_streams_uploads_as_the_other_fast_ones_do(tmp_path: Path) -> None:
+    peer = made("nginx", tmp_path, Target(4711))
+    with suppress(Unavailable):
+        peer.configure()
+    text = (peer.directory / "nginx.conf").read_text()
+    location = text.partition(f"location = {UPLOAD_TARGET} {{")[2].partition("}")[0]
+    assert "proxy_request_buffering off;" in location
+    assert "proxy_pass http://openai;" in location
+
+
 @pytest.mark.parametrize("name", ["litellm", "sluice"])
 def test_our_key_and_the_authority_are_in_the_configuration(
     name: str, is_tls: bool, ca: Path, tmp_path: Path
@@ -274,65 +294,3 @@ def test_an_upstream_of_another_authority_is_not_believed(name: str, upstream: U
         peer.start(CORES)
     assert upstream.keys == set()
     assert peer.process is None
-
-
-class Script(Peer):
-    """A gateway in a few lines of Python, which find their port in ``sys.argv``."""
-
-    name = "script"
-    has_workers = False
-    start_timeout_s = 1.0
-    text = ""
-
-    def configure(self) -> list[str]:
-        return [sys.executable, "-c", self.text, str(self.port)]
-
-    def version(self) -> str:
-        return "1"
-
-
-ANSWERING = """
-import http.server, sys
-statuses = iter({statuses})
-class Answerer(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        status = next(statuses)
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write({answer!r})
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answerer).serve_forever()
-"""
-
-
-def script(directory: Path, text: str) -> Script:
-    peer = Script(directory, Target(1))
-    peer.text = text
-    return peer
-
-
-def test_503_means_not_yet(tmp_path: Path) -> None:
-    peer = script(tmp_path, ANSWERING.format(statuses=[503, 503, 200], answer=ANSWER))
-    peer.start_timeout_s = 15.0
-    peer.start(CORES)
-    peer.stop()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("raise SystemExit('no such file')", "status 1:\nno such file"),
-        ("import time; print('waiting', flush=True); time.sleep(60)", "script does not forward; it said:\nwaiting"),
-        (ANSWERING.format(statuses=[401], answer=b"no"), "script answers 401: b'no'"),
-        (ANSWERING.format(statuses=[200], answer=b"other"), "script answers 200: b'other'"),
-        (ANSWERING.format(statuses=[503] * 10_000, answer=b"no"), "script does not forward, and answers 503: b'no'"),
-    ],
-    ids=["ends", "hangs", "refuses", "answers otherwise", "has nowhere to forward to"],
-)
-def test_what_does_not_forward_is_said_and_ended(text: str, said: str, tmp_path: Path) -> None:
-    peer = script(tmp_path, text)
-    started = time.monotonic()
-    with pytest.raises(RuntimeError) as failure:
-        peer.start(CORES)
-    assert said in str(failure.value)
-    assert time.monotonic() - started < 10
-    assert cast(object, peer.process) is None

@@ -7,19 +7,20 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
-from bench.chart import chart
 from bench.client import Tally
 from bench.figures import FIGURES, Medians, number
 from bench.goals import GOALS, Goal, Result, missed, results
-from bench.report import GOAL_HEADS, aligned, document, grid, heads, markdown, page, warnings
+from bench.report import GOAL_HEADS, Origin, aligned, cpu_model, document, grid, heads, markdown, page, warnings
 from bench.section import Plan, Sample, check
 
 GOOD = {"answers": 100, "streams": 0, "events": 0, "uploads": 0, "refusals": 0}
 VERSIONS = {"nginx": "1.22.1", "litellm": "1.2", "sluice": "0.1.0"}
+
+
+ORIGIN = Origin("python -m bench --rounds 5", "2026-01-31", 2)
 
 
 def sample(
@@ -140,8 +141,7 @@ def test_goals_are_held_missed_or_not_measured() -> None:
 def test_goals_of_several_figures_are_computed_from_all_of_them() -> None:
     found = verdicts(
         [
-            sample("sluice", 100.0, "one_worker_us"),
-            sample("sluice", 115.0, "two_workers_us"),
+            *(sample("sluice", value, "second_worker") for value in (1.02, 1.15, 1.3)),
             replace(sample("sluice", 2.0, "crowd_silent_cpu"), details={"streams": 10_240}),
             replace(sample("sluice", 11.0, "crowd_silent_cpu", "tls"), details={"streams": 10_240}),
             sample("sluice", 0.7, "start_s"),
@@ -150,6 +150,25 @@ def test_goals_of_several_figures_are_computed_from_all_of_them() -> None:
     assert found["CPU per request, two workers, × one"] == (1.15, "missed")
     assert found["CPU of 10,240 silent streams, % of a core"] == (11.0, "missed")
     assert found["start to first answer, s"] == (0.7, "held")
+
+
+@pytest.mark.parametrize(
+    ("nginx_ms", "ours_ms", "found"),
+    [
+        (0.5, 0.6, (pytest.approx(1.2), "held")),
+        (0.002, 0.03, (pytest.approx(3.0), "missed")),
+        (-0.4, 0.015, (pytest.approx(1.5), "held")),
+        (0.0, -0.1, (pytest.approx(-10.0), "held")),
+        (0.5, None, (None, "not measured")),
+    ],
+)
+def test_added_latency_that_cannot_be_told_from_nothing_can_be_compared(
+    nginx_ms: float, ours_ms: float | None, found: tuple[float | None, str]
+) -> None:
+    measured = [sample("nginx", nginx_ms, "added_p99_ms")]
+    if ours_ms is not None:
+        measured.append(sample("sluice", ours_ms, "added_p99_ms"))
+    assert verdicts(measured)["latency added at 1,000/s, 99 %, × nginx"] == found
 
 
 def test_a_smaller_crowd_says_nothing_about_the_goal() -> None:
@@ -192,7 +211,9 @@ def test_a_machine_that_makes_everybody_wait_is_named() -> None:
 
 
 def test_the_document_is_json_with_every_sample() -> None:
-    written = json.loads(json.dumps(document(SAMPLES, VERSIONS, Plan(), "nginx", ["a note"])))
+    written = json.loads(json.dumps(document(SAMPLES, VERSIONS, Plan(), "nginx", ["a note"], ORIGIN)))
+    assert (written["command"], written["date"]) == ("python -m bench --rounds 5", "2026-01-31")
+    assert written["machine"]["cores"] == 2
     assert written["rows"][0]["ratio"]["sluice"] == pytest.approx(2.0)
     assert written["rows"][1]["transport"] == "tls"
     assert len(written["samples"]) == len(SAMPLES)
@@ -202,36 +223,12 @@ def test_the_document_is_json_with_every_sample() -> None:
     assert {goal["verdict"] for goal in written["goals"]} == {"held", "missed", "not measured"}
 
 
-def test_the_page_has_both_tables_and_the_notes() -> None:
-    tables, goals, notes = page(SAMPLES, VERSIONS, "nginx", ["a note"]).split("\n\n")
+def test_the_page_has_its_origin_both_tables_and_the_notes() -> None:
+    origin, tables, goals, notes = page(SAMPLES, VERSIONS, "nginx", ["a note"], ORIGIN).split("\n\n")
+    assert origin == f"`python -m bench --rounds 5`, 2026-01-31, 2 cores of {cpu_model()}."
     assert tables.startswith("|  | nginx 1.22.1 | litellm 1.2 | sluice 0.1.0 |\n")
     assert "| CPU per SSE chunk, × nginx | ≤ 1.4 | 1.50 | missed |" in goals
     assert notes == "- a note"
-
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-def test_the_chart_has_a_bar_for_each_figure_as_long_as_its_logarithm() -> None:
-    drawn = chart(Medians(SAMPLES), list(VERSIONS))
-    root = ElementTree.fromstring(drawn)
-    texts = [text.text for text in root.iter(f"{SVG}text")]
-    bars = [bar for bar in root.iter(f"{SVG}rect") if float(bar.get("x", "0")) == 110 and bar.get("height") == "11"]
-    assert len(bars) == 7
-    assert {"nginx", "sluice", "litellm", "12,000", "25.0", "10,000"} <= set(texts)
-    assert sum("ours" in bar.get("class", "") for bar in bars) == 3
-    widths = [float(bar.get("width", "0")) for bar in bars[:5]]
-    decade = (widths[4] - widths[0]) / math.log10(12_000 / 25)
-    assert decade == pytest.approx(540 / (math.log10(12_000 / 25) + 0.3), abs=0.1)
-    assert [width - widths[0] for width in widths] == [
-        pytest.approx(decade * math.log10(value / 25), abs=0.2) for value in (25, 40, 50, 100, 12_000)
-    ]
-    assert "prefers-color-scheme: dark" in drawn
-
-
-def test_a_chart_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="section cpu"):
-        chart(Medians([SAMPLES[-1]]), list(VERSIONS))
 
 
 def test_a_round_in_which_both_ends_agree_stands() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from bench.client import Gateway, JSONClient, SSEClient, UploadClient
-from bench.cpu import JSON, UPLOAD, loaded
+from bench.client import Gateway, JSONClient, NewHeadClient, SSEClient, UploadClient
+from bench.cpu import JSON, NEW_HEAD, UPLOAD, loaded
 from bench.held import Held
 from bench.latency import Latency
 from bench.load import Load
@@ -23,6 +24,7 @@ from bench.process import Cores
 from bench.request import ANSWER, CLIENT_KEY, FIELDS, JSON_TARGET, QUESTION, SERVER_KEY
 from bench.section import Bench, Plan, check, difference
 from bench.upstream_process import Upstream
+from bench.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,10 @@ def straight(upstream: Upstream, key: str = SERVER_KEY) -> Gateway:
 
 
 @pytest.mark.parametrize(
-    ("kind", "counter"), [(JSONClient, "answers"), (SSEClient, "streams"), (UploadClient, "uploads")]
+    ("kind", "counter"),
+    [(JSONClient, "answers"), (NewHeadClient, "answers"), (SSEClient, "streams"), (UploadClient, "uploads")],
 )
-def test_both_ends_count_the_same(
-    upstream: Upstream, kind: type[JSONClient | SSEClient | UploadClient], counter: str
-) -> None:
+def test_both_ends_count_the_same(upstream: Upstream, kind: type[JSONClient | SSEClient], counter: str) -> None:
     async def main() -> None:
         before = upstream.counters()
         load = await Load.connect(kind, straight(upstream), 3, 1)
@@ -50,6 +51,17 @@ def test_both_ends_count_the_same(
         check(tally, difference(upstream.counters(), before), counter)
 
     uvloop.run(main())
+
+
+def test_no_head_is_the_same_as_one_before_where_that_is_measured() -> None:
+    driver = Load()
+    client, other = (NewHeadClient(driver, Gateway(4711)) for _ in range(2))
+    sent = [each.next_request() for each in (client, other) for _ in range(100)]
+    assert len(set(sent)) == 200
+    assert {len(request) for request in sent} == {len(sent[0])}
+    head, _, body = sent[0].partition(b"\r\n\r\n")
+    assert re.fullmatch(rb"traceparent: 00-[0-9a-f]{32}-[0-9a-f]{16}-01", head.splitlines()[-1])
+    assert body == QUESTION
 
 
 def test_a_gateway_that_forwards_the_key_of_the_client_is_found_out(upstream: Upstream) -> None:
@@ -128,18 +140,20 @@ class Mute(Peer):
 
 
 def test_a_run_measures_who_starts_and_says_who_does_not(upstream: Upstream, tmp_path: Path) -> None:
-    plan = Plan(rounds=1, seconds=0.2, rate=50)
+    plan = Plan(rounds=1, seconds=0.2, rate=50, pairs=1)
     bench = Bench([Mute, Sluice], plan, Cores.available(), tmp_path, upstream)
 
     async def main() -> None:
         (peer,) = bench.fleet("tls")
-        for number, kind in enumerate((JSON, UPLOAD), 1):
+        for number, kind in enumerate((JSON, NEW_HEAD, UPLOAD), 1):
             sample, rss_bytes = await loaded(bench, peer, kind, "tls", number)
             bench.record(sample)
             assert sample.value is not None
             assert 1 < sample.value < 1e6
             assert rss_bytes > 10 * 2**20
         await Latency().measure(bench, "tls")
+        bench.kinds.remove(Mute)
+        await Workers().measure(bench, "plain")
 
     try:
         uvloop.run(main())
@@ -147,4 +161,8 @@ def test_a_run_measures_who_starts_and_says_who_does_not(upstream: Upstream, tmp
         bench.close()
     assert [problem.partition(":")[0] for problem in bench.problems] == ["mute, tls"]
     assert list(bench.versions) == ["sluice"]
-    assert [sample.figure for sample in bench.samples] == ["json_us", "upload_us", "added_p50_ms", "added_p99_ms"]
+    assert [sample.figure for sample in bench.samples] == [
+        *("json_us", "json_new_us", "upload_us"),
+        *("added_p50_ms", "added_p99_ms"),
+        *("one_worker_us", "two_workers_us", "second_worker"),
+    ]

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from bench import section
+from bench import section, workers
 from bench.peers.peer import Peer, Target
 from bench.process import Cores
 from bench.section import Bench, Plan, Sample
@@ -123,3 +123,43 @@ def test_the_first_start_of_a_slow_peer_is_enough(bench: Bench) -> None:
     asyncio.run(StartUp().measure(bench, "plain"))
     assert Named.starts.count("slow") == 1
     assert [sample.peer for sample in bench.samples].count("slow") == 1
+
+
+class Paired(Named):
+    """It can run two workers."""
+
+    name = "paired"
+    has_workers = True
+
+
+def test_workers_are_compared_round_by_round(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What else the machine does doubles every cost from one round to the next, and meets both alike.
+    async def timed(bench: Bench, peer: Peer, transport: str, number: int) -> Sample:
+        turns.append((number, peer.workers))
+        figure = {1: "one_worker_us", 2: "two_workers_us"}[peer.workers]
+        return Sample(figure, peer.name, transport, number, 2.0**number * (1.05 if peer.workers == 2 else 1.0))
+
+    turns: list[tuple[int, int]] = []
+    monkeypatch.setattr(workers, "_timed", timed)
+    bench.kinds = [First, Paired]
+    asyncio.run(workers.Workers().measure(bench, "plain"))
+    assert turns == [(number, count) for number in range(6) for count in (1, 2)]
+    ratios = [sample for sample in bench.samples if sample.figure == "second_worker"]
+    assert [sample.round for sample in ratios] == [1, 2, 3, 4, 5]
+    assert [sample.value for sample in ratios] == [pytest.approx(1.05)] * 5
+    assert {sample.peer for sample in ratios} == {"paired"}
+    assert Named.running == []
+
+
+def test_workers_that_do_not_keep_up_are_not_compared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def timed(bench: Bench, peer: Peer, transport: str, number: int) -> Sample:
+        if peer.workers == 1 and number:
+            return Sample("one_worker_us", peer.name, transport, number, None, "cannot: 900/s")
+        return Sample("two_workers_us", peer.name, transport, number, 30.0)
+
+    monkeypatch.setattr(workers, "_timed", timed)
+    bench.kinds = [Paired]
+    asyncio.run(workers.Workers().measure(bench, "plain"))
+    assert [sample.said for sample in bench.samples if sample.figure == "one_worker_us"] == ["cannot: 900/s"]
+    assert not any(sample.figure == "second_worker" for sample in bench.samples)
+    assert bench.problems == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from bench.install import Unavailable
 from guard import __main__, baseline
 from guard.session import Cost, Functions, Measured
 
@@ -27,7 +29,7 @@ def measured(instructions: float, functions: Functions = FUNCTIONS) -> Measured:
 
 
 def run(folder: Path, now: Measured, *argv: str) -> int:
-    return __main__.main(argv, lambda: now, folder)
+    return __main__.main(argv, lambda: now, folder, {})
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_what_costs_more_fails_and_is_named(recorded: Path, capsys: pytest.Captu
 
 def test_what_grows_in_c_alone_is_said_to(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(recorded, measured(12_000.0)) == 1
-    assert "no Python function" in capsys.readouterr().out
+    assert "no Python function by 20 bytecodes" in capsys.readouterr().out
 
 
 def test_a_gain_is_to_be_recorded(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,9 +74,49 @@ def test_without_a_baseline_it_warns(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"no baseline for Python {baseline.VERSION}" in capsys.readouterr().out
 
 
-def test_a_gateway_that_fails_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken() -> Measured:
-        raise RuntimeError("the measured gateway has ended")
+@pytest.mark.parametrize(("ci", "status"), [("true", 1), ("1", 1), ("false", 0), ("0", 0), ("", 0)])
+def test_in_ci_there_has_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], ci: str, status: int) -> None:
+    assert __main__.main([], lambda: measured(10_000.0), tmp_path, {"CI": ci}) == status
+    *_, said = capsys.readouterr().out.splitlines()
+    assert ("that fails" in said) is (status == 1)
+    assert f"guard/baselines/{baseline.VERSION}.json" in said
+    assert said.endswith("python -m guard --record")
 
-    assert __main__.main([], broken, tmp_path) == 1
-    assert "the measured gateway has ended" in capsys.readouterr().err
+
+def test_in_ci_one_can_be_recorded_and_judges(tmp_path: Path) -> None:
+    ci = {"CI": "true"}
+    assert __main__.main(["--record"], lambda: measured(10_000.0), tmp_path, ci) == 0
+    assert __main__.main([], lambda: measured(10_000.0), tmp_path, ci) == 0
+    assert __main__.main([], lambda: measured(12_000.0), tmp_path, ci) == 1
+
+
+def test_a_new_unit_is_told_and_not_failed(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = measured(10_000.0)
+    now.costs["JSON request, new head"] = Cost(15_000.0, 15_000.0, {}, FUNCTIONS)
+    assert __main__.main([], lambda: now, recorded, {"CI": "true"}) == 0
+    said = capsys.readouterr().out
+    assert "JSON request, new head  15,000         -    new\n" in said
+    assert "so not judged: JSON request, new head. Record" in said
+    assert run(recorded, now, "--record") == 0
+    now.costs["JSON request, new head"] = Cost(18_000.0, 18_000.0, {}, FUNCTIONS)
+    assert run(recorded, now) == 1
+
+
+def test_without_valgrind_it_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ensure(programs: Iterable[str]) -> None:
+        raise Unavailable(f"This needs {' '.join(programs)}.")
+
+    monkeypatch.setattr(__main__, "ensure", ensure)
+    assert run(tmp_path, measured(10_000.0)) == 1
+    assert capsys.readouterr() == ("", "guard: This needs valgrind.\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the gateway has ended"), BrokenPipeError(32, "Broken pipe")])
+def test_a_gateway_that_fails_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception) -> None:
+    def broken() -> Measured:
+        raise error
+
+    assert __main__.main([], broken, tmp_path, {}) == 1
+    assert capsys.readouterr().err == f"guard: {error}\n"
