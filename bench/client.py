@@ -6,6 +6,7 @@ What happens next is a `Driver`'s to say: ask again at once, at a planned time, 
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from bench.request import (
 
 _OK = b"HTTP/1.1 200"
 _END_OF_EVENT = b"\n\n"
+_TRACE_BYTES, _SPAN_BYTES = 16, 8
 _END_MARK = b"data: [DONE]\n\n"
 
 
@@ -89,7 +91,11 @@ class Client(asyncio.Protocol, ABC):
         """Send the request, which was planned for that time."""
         self.planned_s = planned_s
         if not self.is_closed:
-            self.transport.write(self._request)
+            self.transport.write(self.next_request())
+
+    def next_request(self) -> bytes:
+        """What to send: the same each time, unless a kind of client has it otherwise."""
+        return self._request
 
     def close(self) -> None:
         """Leave."""
@@ -165,6 +171,24 @@ class JSONClient(Client):
     def _answered(self) -> None:
         self.driver.tally.answers += 1
         self.driver.whole(self)
+
+
+class NewHeadClient(JSONClient):
+    """Asks for plain answers, with the trace context (W3C Trace Context, 3.2) of a new request each time.
+
+    So no request has a head the gateway has seen before; all are of the same length.
+    """
+
+    def __init__(self, driver: Driver, gateway: Gateway) -> None:
+        super().__init__(driver, gateway)
+        head, self._end, body = self._request.partition(b"\r\n\r\n")
+        self._head, self._body_sent = head + b"\r\ntraceparent: 00-", body
+
+    def next_request(self) -> bytes:
+        """The same question under a new head."""
+        fresh = os.urandom(_TRACE_BYTES + _SPAN_BYTES).hex().encode()
+        trace, span = fresh[: 2 * _TRACE_BYTES], fresh[2 * _TRACE_BYTES :]
+        return b"%b%b-%b-01%b%b" % (self._head, trace, span, self._end, self._body_sent)
 
 
 class UploadClient(JSONClient):

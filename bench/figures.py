@@ -19,6 +19,7 @@ class Figure(NamedTuple):
 
 FIGURES = (
     Figure("json_us", "CPU per JSON request, µs"),
+    Figure("json_new_us", "CPU per JSON request, head never seen before, µs"),
     Figure("sse_us", "CPU per SSE chunk, µs"),
     Figure("upload_us", "CPU per 1 MiB upload, µs"),
     Figure("added_p50_ms", "latency added at 1,000/s, median, ms"),
@@ -28,9 +29,10 @@ FIGURES = (
     Figure("rss_idle_mib", "memory, idle, MiB"),
     Figure("rss_load_mib", "memory under load, MiB"),
     Figure("rss_stream_kib", "memory per open stream, KiB"),
-    Figure("start_s", "start to first answer, s"),
-    Figure("one_worker_us", "CPU per JSON request, one worker on two cores, µs"),
-    Figure("two_workers_us", "CPU per JSON request, two workers, µs"),
+    Figure("start_s", "start to first answer, plain upstream only, s"),
+    Figure("one_worker_us", "CPU per JSON request at 2,000/s, one worker, µs"),
+    Figure("two_workers_us", "CPU per JSON request at 2,000/s, two workers, µs"),
+    Figure("second_worker", "two workers' CPU per request, × one's", False),
     Figure("crowd_mib", "memory with all streams open, two workers, MiB", False),
     Figure("crowd_silent_cpu", "CPU meanwhile, all silent, % of a core", False),
     Figure("crowd_events_cpu", "CPU meanwhile, an event in 15 s each, % of a core", False),

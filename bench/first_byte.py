@@ -15,8 +15,8 @@ _OPEN = Mode(events=0, interval_s=1.0, at_once=True)
 _PROBE = Mode(events=10, at_once=True)
 _CONNECTIONS = 64
 _WARM_UP_S = 0.5
-_RATE = 200
-_SLOW_RATE = 10
+RATE = 200
+SLOW_RATE = 10
 _QUANTILES = {"first_byte_p50_ms": 0.5, "first_byte_p99_ms": 0.99}
 
 
@@ -34,19 +34,28 @@ class FirstByte(Section):
         """The median and the 99th percentile, beside open streams with an event a second each."""
 
         async def once(peer: Peer, number: int) -> None:
-            latencies_s = await _probed(bench, peer, number)
+            latencies_s, pace = await _probed(bench, peer, number)
             for figure, part in _QUANTILES.items():
-                details = {"streams": len(latencies_s)}
+                if pace is not None:
+                    bench.record(Sample(figure, peer.name, transport, number, None, f"cannot: {pace:.0f}/s"))
+                    continue
+                details = {"streams": len(latencies_s), "rate": rate(peer)}
                 value = quantile(latencies_s, part) * 1e3
                 bench.record(Sample(figure, peer.name, transport, number, value, details=details))
 
         await bench.in_turns("first_byte_p99_ms", transport, bench.fleet(transport), once, slow_rounds=1)
 
 
-async def _probed(bench: Bench, peer: Peer, seed: int) -> list[float]:
+def rate(peer: Peer) -> int:
+    """How many streams a second are asked of it beside those that are open."""
+    return SLOW_RATE if peer.is_slow else RATE
+
+
+async def _probed(bench: Bench, peer: Peer, seed: int) -> tuple[list[float], float | None]:
+    """The times in seconds; and how many began a second, if some were never asked for as too few did, else None."""
     # The connections to the upstream that carry the others are taken: the first probes need new ones.
     seconds = _WARM_UP_S + bench.plan.seconds
-    times_s = schedule(_SLOW_RATE if peer.is_slow else _RATE, seconds, seed)
+    times_s = schedule(rate(peer), seconds, seed)
     held = Held(gateway(peer), bench.next_number())
     probes = await OpenLoop.connect(_Prober, gateway(peer), _CONNECTIONS, bench.next_number())
     sent_before = bench.upstream.counters()
@@ -65,7 +74,8 @@ async def _probed(bench: Bench, peer: Peer, seed: int) -> list[float]:
         held.close()
         probes.close()
     sent = difference(bench.upstream.counters(), sent_before)
+    pace = probes.pace if probes.dropped else None
     tally.answers += held_tally.answers
     tally.events += held_tally.events
     check(tally, sent, "streams")
-    return probes.latencies_s
+    return probes.latencies_s, pace

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from bench.figures import Medians, number
 from bench.section import TRANSPORTS, Plan
 
+_LEAST_MS = 0.01
+"""What nginx adds at least, for a ratio: where it adds less than can be told, or seems to add less than nothing."""
+
 
 class Goal(NamedTuple):
     """A bound on something computed from the medians, which is None where it was not measured."""
@@ -60,7 +63,8 @@ def _added(medians: Medians) -> float | None:
         and medians.value("added_p99_ms", "sluice") is None
     ):
         return math.inf
-    return medians.ratio("added_p99_ms", "sluice", "nginx")
+    ours_ms, nginx_ms = (medians.value("added_p99_ms", peer) for peer in ("sluice", "nginx"))
+    return None if ours_ms is None or nginx_ms is None else ours_ms / max(nginx_ms, _LEAST_MS)
 
 
 def _start_s(medians: Medians) -> float | None:
@@ -68,8 +72,7 @@ def _start_s(medians: Medians) -> float | None:
 
 
 def _second_worker(medians: Medians) -> float | None:
-    one, two = (medians.value(figure, "sluice") for figure in ("one_worker_us", "two_workers_us"))
-    return None if one is None or two is None else two / one
+    return medians.value("second_worker", "sluice")
 
 
 def _crowd(figure: str, transport: str) -> Callable[[Medians], float | None]:

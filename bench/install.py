@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 BUILD = Path(__file__).resolve().parents[1] / "build" / "bench"
@@ -61,10 +63,11 @@ def apt_prefix() -> list[str] | None:
     return ["sudo", "-n"] if shutil.which("sudo") else None
 
 
-def wheel(requirement: str, build: Path = BUILD) -> Path:
+def wheel(requirement: str, build: Path = BUILD, *, constraints: Path | None = None) -> Path:
     """The virtual environment that holds this requirement, made and filled if it is not there yet.
 
-    One environment serves all peers. Raises Unavailable.
+    One environment serves all peers. ``constraints`` is a file for pip, with the versions of what else it needs.
+    Raises Unavailable.
     """
     home = build / "venv"
     installed = _installed(home)
@@ -77,16 +80,18 @@ def wheel(requirement: str, build: Path = BUILD) -> Path:
         except (OSError, subprocess.CalledProcessError) as error:
             raise Unavailable(f"This needs {requirement}, and no virtual environment can be made: {error}") from error
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if constraints is not None:
+        pip += ["--constraint", str(constraints)]
     _run([*pip, requirement], requirement, by="pip")
     _remember(home, [*installed, requirement])
     return home
 
 
-def node_package(name: str, version: str, *, instead: Mapping[str, str], build: Path = BUILD) -> Path:
+def node_package(name: str, version: str, *, instead: Mapping[str, str], lock: Path, build: Path = BUILD) -> Path:
     """The folder whose ``node_modules`` holds this package of npm, installed if it is missing.
 
     ``instead`` names versions of packages it needs, by their name, where those that npm would choose will not do.
-    Raises Unavailable.
+    ``lock`` is npm's lockfile with the version of everything. Raises Unavailable.
     """
     home = build / "npm"
     wanted = f"{name}@{version}"
@@ -99,10 +104,11 @@ def node_package(name: str, version: str, *, instead: Mapping[str, str], build: 
     home.mkdir(parents=True)
     manifest = {"private": True, "dependencies": {name: version}, "overrides": dict(instead)}
     (home / "package.json").write_text(json.dumps(manifest))
+    shutil.copyfile(lock, home / "package-lock.json")
     # Scripts of a package have no business on this machine.
     npm = [
         program("npm"),
-        "install",
+        "ci",
         "--prefix",
         str(home),
         "--ignore-scripts",
@@ -127,9 +133,23 @@ def _remember(home: Path, installed: Iterable[str]) -> None:
 
 def _run(argv: Sequence[str], wanted: str, *, by: str) -> None:
     try:
-        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"This needs {wanted}, and {by} could not install it (see above).") from error
+        status = _status(argv)
+    except OSError as error:
+        raise Unavailable(f"This needs {wanted}, and {by} cannot be started: {error}") from error
+    if status:
+        raise Unavailable(f"This needs {wanted}, and {by} could not install it (see above).")
+
+
+def _status(argv: Sequence[str]) -> int:
+    """Run a program to its end; its status. Whoever interrupts this ends it, and what it has started."""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0) as running:
+        try:
+            return running.wait()
+        except BaseException:
+            # What runs as root through sudo is not ours to end: it is waited for.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(running.pid, signal.SIGTERM)
+            raise
 
 
 if __name__ == "__main__":

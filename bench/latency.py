@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.client import Gateway, JSONClient
-from bench.open_loop import KEPT_UP, OpenLoop, quantile, schedule
+from bench.open_loop import OpenLoop, quantile, schedule
 from bench.peers.peer import Peer
 from bench.request import SERVER_KEY
 from bench.section import Bench, Sample, Section, check, difference, gateway
@@ -54,4 +54,4 @@ async def _timed(bench: Bench, asked: Gateway, seed: int) -> tuple[list[float], 
     finally:
         load.close()
     check(tally, sent, "answers")
-    return load.latencies_s, None if load.answered_in_time >= KEPT_UP * len(times_s) else load.pace
+    return load.latencies_s, None if load.has_kept_up else load.pace

@@ -2,7 +2,8 @@
 
 A latency counts from the planned time. While a gateway stalls, requests wait here for a free connection, and that
 wait is theirs too: counted from the sending, a stall would show in one answer of each connection only and hide in
-the quantiles (coordinated omission).
+the quantiles (coordinated omission). For the same reason what waits when the time is up is still sent and counted,
+unless so much was not answered in time that the gateway cannot do the rate at all.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ def quantile(values: Sequence[float], part: float) -> float:
 class OpenLoop:
     """Connections of which each planned request takes a free one, or the next that becomes free.
 
-    ``latencies_s`` has those of whole answers, or with an `SSEClient` those of first events.
+    ``latencies_s`` has those of whole answers, or with an `SSEClient` those of first events. ``dropped`` is how many
+    requests were never sent; it is 0 wherever the latencies are those of all who asked.
     """
 
     def __init__(self) -> None:
         self.tally = Tally()
         self.latencies_s: list[float] = []
         self.answered_in_time = 0
+        self.dropped = 0
+        self._planned = 0
         self._start_s = self._last_s = 0.0
         self._clients: list[Client] = []
         self._free: deque[Client] = deque()
@@ -72,13 +76,15 @@ class OpenLoop:
         return loop
 
     async def run(self, times_s: Sequence[float], seconds: float, *, warm_up_s: float = 0.0) -> Tally:
-        """Send at these times from now; after ``seconds`` drop what still waits and let the rest be answered.
+        """Send at these times from now, and wait for every answer, to what still waits after ``seconds`` too.
 
-        What was planned for the first ``warm_up_s`` of them is sent and checked, but its latency is not kept.
+        Only who has not kept up by then is not asked what still waits: that could take minutes. What was planned for
+        the first ``warm_up_s`` is sent and checked, but its latency is not kept.
         """
         start_s = self._start_s = now_s() + _LEAD_S
         self._kept_from_s = start_s + warm_up_s
         self._end_s = start_s + seconds
+        self._planned = len(times_s)
         self._to_come.extend(start_s + at_s for at_s in times_s)
         alarm = Alarm(self._due)
         try:
@@ -86,11 +92,16 @@ class OpenLoop:
             alarm.set(self._to_come[0] if self._to_come else self._end_s)
             await asyncio.wait_for(self._idle.wait(), _LEAD_S + seconds + GRACE_S)
         except TimeoutError:
-            self.tally.failures["no whole answer in time"] += self._under_way
+            self.tally.failures["no whole answer in time"] += self._under_way + len(self._waiting)
         finally:
             alarm.close()
         self.tally.seconds = seconds
         return self.tally
+
+    @property
+    def has_kept_up(self) -> bool:
+        """Whether enough was answered before the time was up."""
+        return self.answered_in_time >= KEPT_UP * self._planned
 
     @property
     def pace(self) -> float:
@@ -107,7 +118,9 @@ class OpenLoop:
             else:
                 self._waiting.append(planned_s)
         if now >= self._end_s:
-            self._waiting.clear()
+            if not self.has_kept_up:
+                self.dropped = len(self._waiting)
+                self._waiting.clear()
             self._check_idle()
         else:
             self._alarm.set(self._to_come[0] if self._to_come else self._end_s)
@@ -148,7 +161,9 @@ class OpenLoop:
         self._check_idle()
 
     def _check_idle(self) -> None:
-        if not self._under_way and not self._waiting and now_s() >= self._end_s:
+        # Who waits while nothing is under way waits for connections that are all lost. What is still to come is sent
+        # when the alarm rings, which may be later than the end.
+        if not self._under_way and not self._to_come and now_s() >= self._end_s:
             self._idle.set()
 
     def close(self) -> None:

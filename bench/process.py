@@ -48,9 +48,21 @@ def parse_schedstat(text: str) -> float:
 
 
 def parse_rss(status: str, name: str = "VmRSS") -> int:
-    """The resident bytes in the text of ``/proc/PID/status``; ``Pss`` for those in ``/proc/PID/smaps_rollup``."""
+    """The resident bytes in the text of ``/proc/PID/status``; other names for lines of ``/proc/PID/smaps_rollup``."""
     line = next(line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
+
+
+def family_rss(rollups: Sequence[str]) -> int:
+    """The bytes of a family of processes, from the text of each one's ``smaps_rollup``.
+
+    What only one process has counts in full for each. What is shared, libraries and what was there before a fork,
+    counts once, as much as the member has that has most of it. The proportional set size (Pss) would not do: it
+    deducts what strangers share, and a gateway on Python would weigh less because the bench runs on Python, too.
+    """
+    private = [parse_rss(text, "Private_Clean") + parse_rss(text, "Private_Dirty") for text in rollups]
+    shared = [parse_rss(text, "Rss") - own for text, own in zip(rollups, private, strict=True)]
+    return sum(private) + max(shared)
 
 
 def family(root: int, stats: Sequence[Stat]) -> list[Stat]:
@@ -88,7 +100,13 @@ class Process:
     def __init__(self, argv: Sequence[str], cores: set[int], *, env: Mapping[str, str], log: Path) -> None:
         with log.open("ab") as said, pinned(cores):
             self._popen = subprocess.Popen(
-                argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+                argv,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the bench, which then ends its processes in order.
+                process_group=0,
             )
         self._log = log
 
@@ -105,8 +123,8 @@ class Process:
         ]
 
     def rss_bytes(self) -> int:
-        """The resident memory of the family, in bytes; of a page that n of them share each has the nth part."""
-        return sum(parse_rss((_PROC / str(stat.pid) / "smaps_rollup").read_text(), "Pss") for stat in self.family)
+        """The resident memory of the family, in bytes: `family_rss` of its members' ``smaps_rollup``."""
+        return family_rss([(_PROC / str(stat.pid) / "smaps_rollup").read_text() for stat in self.family])
 
     def check(self) -> None:
         """Raises RuntimeError with what it said if it has ended."""

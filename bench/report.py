@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.figures import Medians, Row, number
 from bench.goals import results
@@ -15,7 +15,20 @@ from bench.section import Plan, Sample
 
 _MOST_SPREAD = 1.25
 _MOST_STRAIGHT_MS = 2.0
-_TIMES_OF_CPU = ("json_us", "sse_us", "upload_us", "one_worker_us", "two_workers_us")
+_TIMES_OF_CPU = ("json_us", "json_new_us", "sse_us", "upload_us", "one_worker_us", "two_workers_us")
+
+
+class Origin(NamedTuple):
+    """Where figures come from: the command that measured them, the day (ISO 8601), and how many cores there were."""
+
+    command: str
+    date: str
+    cores: int
+
+    def __str__(self) -> str:
+        """One sentence for README."""
+        cores = "one core" if self.cores == 1 else f"{self.cores} cores"
+        return f"`{self.command}`, {self.date}, {cores} of {cpu_model()}."
 
 
 def grid(medians: Medians, peers: Sequence[str], baseline: str) -> list[list[str]]:
@@ -59,10 +72,13 @@ def heads(versions: Mapping[str, str]) -> list[str]:
 GOAL_HEADS = ("goal", "bound", "measured", "")
 
 
-def page(samples: Sequence[Sample], versions: Mapping[str, str], baseline: str, notes: Iterable[str]) -> str:
-    """Both tables and the notes in Markdown."""
+def page(
+    samples: Sequence[Sample], versions: Mapping[str, str], baseline: str, notes: Iterable[str], origin: Origin
+) -> str:
+    """Where it comes from, both tables and the notes in Markdown."""
     medians = Medians(samples)
     parts = [
+        str(origin),
         markdown(heads(versions), grid(medians, list(versions), baseline)),
         markdown(GOAL_HEADS, [result.cells for result in results(medians)]),
         "\n".join(f"- {note}" for note in notes),
@@ -95,7 +111,12 @@ def warnings(samples: Sequence[Sample], load_before: float) -> list[str]:
 
 
 def document(
-    samples: Sequence[Sample], versions: Mapping[str, str], plan: Plan, baseline: str, notes: Sequence[str]
+    samples: Sequence[Sample],
+    versions: Mapping[str, str],
+    plan: Plan,
+    baseline: str,
+    notes: Sequence[str],
+    origin: Origin,
 ) -> dict[str, Any]:
     """Everything that was measured, for ``--json``."""
     medians = Medians(samples)
@@ -119,7 +140,14 @@ def document(
         for result in results(medians)
     ]
     return {
-        "machine": {"cpu": cpu_model(), "system": platform.platform(), "python": platform.python_version()},
+        "command": origin.command,
+        "date": origin.date,
+        "machine": {
+            "cpu": cpu_model(),
+            "cores": origin.cores,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
         "plan": asdict(plan),
         "versions": dict(versions),
         "baseline": baseline,

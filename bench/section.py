@@ -40,6 +40,8 @@ class Plan:
     crowd: int = 10_240
     """How many two workers carry together."""
     starts: int = 5
+    pairs: int = 5
+    """How many rounds compare one worker with two."""
     settle_s: float = 0.5
     """How long what was begun comes to rest before memory is looked at."""
     silent_s: float = 5.0
@@ -160,11 +162,15 @@ class Bench:
         once: Callable[[Peer, int], Awaitable[bool | None]],
         *,
         first: int = 1,
+        rounds: int | None = None,
         slow_rounds: int | None = None,
     ) -> None:
-        """Round by round, all peers one after another; who fails, or whose ``once`` is False, has no further turn."""
+        """Round by round, all peers one after another; who fails, or whose ``once`` is False, has no further turn.
+
+        The rounds are numbered from ``first`` to ``rounds``, which is the plan's unless given.
+        """
         taking_part = list(peers)
-        for number in range(first, self.plan.rounds + 1):
+        for number in range(first, (self.plan.rounds if rounds is None else rounds) + 1):
             for peer in list(taking_part):
                 if peer.is_slow and slow_rounds is not None and number > slow_rounds:
                     continue

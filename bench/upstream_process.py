@@ -27,15 +27,21 @@ class Upstream:
         certificate = issue(directory)
         argv = [sys.executable, "-m", "bench.upstream", str(certificate.certificate), str(certificate.key)]
         self.process = Process(argv, cores, env={"PATH": os.environ["PATH"]}, log=directory / "upstream.log")
+        try:
+            self._wait()
+        except BaseException:
+            self.process.stop()
+            raise
+        plain, tls = map(int, self.process.said().split())
+        self.targets = {"plain": Target(plain), "tls": Target(tls, certificate.ca)}
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + _START_S
         while not self.process.said().endswith("\n"):
             self.process.check()
             if time.monotonic() > deadline:
-                self.process.stop()
                 raise RuntimeError("the bench's upstream does not start")
             time.sleep(0.02)
-        plain, tls = map(int, self.process.said().split())
-        self.targets = {"plain": Target(plain), "tls": Target(tls, certificate.ca)}
 
     def counters(self) -> dict[str, int]:
         """What it has sent so far, by kind."""

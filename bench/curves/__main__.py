@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from bench.curves import allowlist, chain, headers, keys, prompts
 from bench.curves.gateway import Place, upstream
 from bench.curves.sampling import QUICK, Plan
 from bench.curves.verdict import Curve, document, table
+from bench.ending import ToldToEnd, heeded, until_told
 from bench.process import Cores, pinned
 
 Section = Callable[[Place, Plan], Coroutine[None, None, list[Curve]]]
@@ -45,7 +45,9 @@ def measure(names: Iterable[str], plan: Plan, show: Callable[[str], object] = pr
     ):
         place = Place(Path(directory), cores, port)
         for name in names:
-            for curve in uvloop.run(SECTIONS[name](place, plan)):
+            with heeded():
+                curves = uvloop.run(until_told(SECTIONS[name](place, plan)))
+            for curve in curves:
                 show(table(curve) + "\n")
                 found.append(curve)
     return found
@@ -56,14 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if not sys.platform.startswith("linux"):
         raise SystemExit("The bench reads CPU times from Linux's /proc: it runs on Linux only.")
-    # Else whoever ends a run that takes too long leaves its gateways behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     load_before = os.getloadavg()[0]
     try:
-        found = measure(args.only or SECTIONS, QUICK if args.quick else Plan(), lambda text: print(text, flush=True))
+        # Whoever ends a run that takes too long leaves no gateways behind.
+        with heeded():
+            found = measure(
+                args.only or SECTIONS, QUICK if args.quick else Plan(), lambda text: print(text, flush=True)
+            )
     except RuntimeError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except ToldToEnd as told:
+        print(f"bench: {told}", file=sys.stderr)
+        return told.status
     if load_before > 0.5:
         print(f"note: the machine was busy before the run (load {load_before:.1f}): the figures are too high")
     bad = [curve.name for curve in found if not curve.is_good]

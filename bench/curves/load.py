@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -38,6 +39,18 @@ def get(lines: int, target: str = "/v1/models") -> bytes:
     """A request without a body, with so many header lines, one at least."""
     fields = ["Host: gateway", *(f"X-Line-{number}: a value of some length" for number in range(lines - 1))]
     return ("\r\n".join([f"GET {target} HTTP/1.1", *fields]) + "\r\n\r\n").encode()
+
+
+def numbered(request: bytes) -> Requests:
+    """The same request over and over, but for one more or less in its last header line, an ``X-Line``.
+
+    So no two heads are the same, and all have the same length. Raises ValueError for a request without such a line.
+    """
+    head, end, body = request.partition(b"\r\n\r\n")
+    if not head.rpartition(b"\r\n")[2].startswith(b"X-Line-"):
+        raise ValueError("the last header line is not an X-Line")
+    numbers = itertools.count()
+    return lambda: b"%b%012d%b%b" % (head, next(numbers), end, body)
 
 
 class Client(asyncio.Protocol):

@@ -23,6 +23,7 @@ class Caddy(Peer):
     name = "caddy"
     has_workers = True
     lacks = "no limit: none is built in"
+    differs = "logs the header fields of both messages in each line; streams uploads"
 
     @classmethod
     def install(cls) -> None:

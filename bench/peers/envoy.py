@@ -30,6 +30,7 @@ class Envoy(Peer):
 
     name = "envoy"
     has_workers = True
+    differs = "limits in one window; streams uploads"
 
     @classmethod
     def install(cls) -> None:

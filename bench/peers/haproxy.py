@@ -16,6 +16,7 @@ class HAProxy(Peer):
 
     name = "haproxy"
     has_workers = True
+    differs = "limits in one window; writes each log line with a system call of its own; streams uploads"
 
     @classmethod
     def install(cls) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from bench.install import BUILD, wheel
 from bench.peers.peer import Peer
 from bench.request import CLIENT_KEY, SERVER_KEY
 
 _VERSION = "1.106.2"
+# Of the hundred packages it needs, the versions that were measured.
+_CONSTRAINTS = Path(__file__).with_name("litellm.constraints")
 _READY = "Application startup complete."
 _TLS = """
   ssl_verify: "{ca}\""""
@@ -25,12 +28,16 @@ class LiteLLM(Peer):
     is_slow = True
     is_faithful = False
     lacks = "no allowlist (in its paid edition), no limit by client address"
+    differs = (
+        "reads every message and writes it anew; its access log is a line of plain text by its server; "
+        "holds uploads in memory"
+    )
     start_timeout_s = 120.0
 
     @classmethod
     def install(cls) -> None:
         """A wheel, and the hundred it needs."""
-        wheel(f"litellm[proxy]=={_VERSION}")
+        wheel(f"litellm[proxy]=={_VERSION}", constraints=_CONSTRAINTS)
 
     def environment(self) -> dict[str, str]:
         """It would fetch its list of prices at start; its uploads trust only the authorities of the environment."""

@@ -7,7 +7,7 @@ import subprocess
 
 from bench.install import ensure, program
 from bench.peers.peer import Peer
-from bench.request import SERVER_KEY, SSE_TARGET
+from bench.request import SERVER_KEY, SSE_TARGET, UPLOAD_TARGET
 
 _TLS = """\
         proxy_ssl_verify on;
@@ -22,10 +22,13 @@ _TLS = """\
 
 
 class Nginx(Peer):
-    """Workers under their master. Uploads are held, in a file from 16 KiB on, before they are sent."""
+    """Workers under their master. Uploads are streamed: told so, as by default they would go to a file first."""
 
     name = "nginx"
     has_workers = True
+    differs = (
+        "limits in one window where Sluice has three; streams uploads, which by default it would write to a file"
+    )
 
     @classmethod
     def install(cls) -> None:
@@ -41,6 +44,7 @@ class Nginx(Peer):
             user="user root;" if os.geteuid() == 0 else "",
             server_key=SERVER_KEY,
             sse_target=SSE_TARGET,
+            upload_target=UPLOAD_TARGET,
             upstream_port=self.target.port,
             scheme="http" if ca is None else "https",
             tls="" if ca is None else _TLS.format(ca=ca),

@@ -52,6 +52,8 @@ class Peer(ABC):
     """Whether an answer arrives byte for byte; else only what it says is the same (`is_answer`)."""
     lacks: str = ""
     """What it cannot do of all this, as half a sentence for a footnote; empty if nothing."""
+    differs: str = ""
+    """What it does otherwise than the others, to its advantage or not, as half a sentence for a footnote."""
     start_timeout_s: float = 15.0
 
     def __init__(self, directory: Path, target: Target, *, workers: int = 1) -> None:

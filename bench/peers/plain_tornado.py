@@ -21,6 +21,7 @@ class PlainTornado(Peer):
     has_workers = False
     is_slow = True
     lacks = "no keep-alive to the upstream: Tornado's client has none"
+    differs = "limits in one window; no timeouts and no backpressure; holds uploads in memory"
 
     def environment(self) -> dict[str, str]:
         """The server's key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from bench.install import BUILD, ensure, node_package, program
 from bench.peers.peer import Peer
@@ -13,6 +14,7 @@ _VERSION = "1.15.2"
 # What it listens with. npm would take the newest, whose answers have headers nothing can be added to: Portkey adds
 # some, and every stream fails.
 _INSTEAD = {"@hono/node-server": "1.14.1"}
+_LOCK = Path(__file__).with_name("portkey.lock.json")
 
 
 class Portkey(Peer):
@@ -26,13 +28,14 @@ class Portkey(Peer):
     has_workers = False
     is_slow = True
     lacks = "no allowlist, no limit, no access log; the server's key comes in a header field of the client's"
+    differs = "holds uploads in memory"
     start_timeout_s = 30.0
 
     @classmethod
     def install(cls) -> None:
         """A package of npm."""
         ensure(["node"])
-        node_package(_NAME, _VERSION, instead=_INSTEAD)
+        node_package(_NAME, _VERSION, instead=_INSTEAD, lock=_LOCK)
 
     def environment(self) -> dict[str, str]:
         """The mode of a server, and whom to trust."""

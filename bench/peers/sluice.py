@@ -16,6 +16,10 @@ class Sluice(Peer):
 
     name = "sluice"
     has_workers = True
+    differs = (
+        "limits by gcra, as nginx's limit_req does; the default, sliding, costs a few µs more; "
+        "remembers the heads of requests, so see the figure for heads never seen before; streams uploads"
+    )
 
     def configure(self) -> list[str]:
         """Fill in the template."""

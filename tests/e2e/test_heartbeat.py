@@ -245,7 +245,7 @@ async def test_an_answer_that_has_begun_needs_no_memory_of_its_request(
 async def test_the_same_request_again_goes_up_as_it_did_before(upstream: FakeUpstream) -> None:
     upstream.script = answer_ok
     key = {"key": {"server_keys": ["sk-server"]}}
-    lines = b"Accept-Encoding: gzip\r\nHost: a\r\nContent-Length: 2\r\nAuthorization: Bearer sk-client\r\nX-Last: 1\r\n"
+    lines = b"Accept-Encoding: gzip\r\nHost: a\r\nContent-Length: 2\r\nAuthorization: Bearer sk-client\r\n"
     async with gateway(upstream.base_url, stages=BEATING | key) as worker:
         client = await RawClient.connect(worker.listener.port)
         for _ in range(4):
