@@ -59,6 +59,7 @@ class AcceptedConnection(ServerConnection):
         self._arrival = arrival
         self._source = source
         self._close_until_s = NEVER
+        self._was_unsent = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, with the address that was claimed."""
@@ -82,7 +83,11 @@ class AcceptedConnection(ServerConnection):
     def on_deadline(self) -> None:
         """Something took too long; but a slow client that still takes our answer may go on."""
         now = self._loop.time()
-        if self.is_closing and now < self._close_until_s and unsent_bytes(self._transport):
+        unsent = unsent_bytes(self._transport)
+        # The loop's own queue behind TLS cannot be asked: where the kernel has nothing left just now, it may be about
+        # to get more. So all must be gone at two looks in a row.
+        if self.is_closing and now < self._close_until_s and (unsent or self._was_unsent):
+            self._was_unsent = unsent > 0
             self.deadline_s = now + GOODBYE_S
         else:
             super().on_deadline()
